@@ -1,0 +1,48 @@
+"""What a backend is: something that turns a module into a program that runs.
+
+    program = backend.build(module, options)        compiled, in memory
+    outputs = program.run(arrays)                   arrays in the order of the entry graph's inputs
+    info    = program.save(folder)                  its files, and what the manifest records of them
+    program = backend.load(folder, info, module)    the same program, from an artifact
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..ir.graph import Module
+from ..ir.target import Target
+
+__all__ = ["Backend", "Program"]
+
+
+class Program(Protocol):
+    """A compiled model, ready to run. Calls from several threads are safe."""
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        """Output arrays for input arrays that `check_inputs` has accepted."""
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the files that `load` needs into an existing folder; what is returned is JSON for the manifest."""
+
+
+class Backend(Protocol):
+    """One target family. `options` is a frozen dataclass; its fields are the `:option=value` of `--target`."""
+
+    name: str
+    summary: str
+    options: type
+
+    def target(self, options: Any) -> Target:
+        """The target as passes see it."""
+
+    def pipeline(self, options: Any) -> str:
+        """The passes that make a module ready for `build`, run after the user's own."""
+
+    def build(self, module: Module, options: Any) -> Program:
+        """Compile; raises IG05xx for what the target cannot run, with the node's location."""
+
+    def load(self, folder: Path, info: Mapping[str, Any], module: Module, options: Any) -> Program:
+        """A program from the files that `save` wrote; raises IG05xx when this machine cannot run them."""

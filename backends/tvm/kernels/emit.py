@@ -1,0 +1,164 @@
+"""A thin layer over TVM's IR builder: the handful of statements that the templates are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..api import modules
+from .kernel import Dim, Epilogue, Expr, ExtraOperand, cover
+
+
+class Emitter:
+    """Builds one opaque PrimFunc statement by statement; `func` holds it once `function()` is left."""
+
+    def __init__(self) -> None:
+        api = modules()
+        self._builder = api.IRBuilder
+        self._script = api.script
+        self._tirx = api.tirx
+        self.func: Any = None
+
+    @contextmanager
+    def function(self) -> Iterator[None]:
+        with self._builder() as builder, self._script.prim_func(s_tir=True):
+            self._script.func_attr({"tirx.noalias": True})
+            yield
+        self.func = builder.get()
+
+    # declarations
+
+    def arg(self, name: str, shape: Sequence[Dim], dtype: str = "float32") -> Any:
+        return self._script.arg(name, self._script.buffer(tuple(shape), dtype, layout=None))
+
+    def extra_args(self, extras: Sequence[ExtraOperand]) -> tuple[Any, ...]:
+        return tuple(self.arg(f"extra{i}", e.shape, e.dtype) for i, e in enumerate(extras))
+
+    def scratch(self, *shape: int) -> Any:
+        """Memory from the runtime's workspace pool; allocate it once a task, not once a tile."""
+        return self._script.alloc_buffer(shape, "float32", layout=None)
+
+    def registers(self, *shape: int) -> Any:
+        """Stack memory; becomes registers where every index is a constant."""
+        return self._script.alloc_buffer(shape, "float32", scope="local", layout=None)
+
+    # loops and branches
+
+    @contextmanager
+    def serial(self, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
+        with self._script.serial(start, start + extent) as var:
+            yield var
+
+    @contextmanager
+    def parallel(self, extent: Expr) -> Iterator[Expr]:
+        with self._script.parallel(0, extent) as var:
+            yield var
+
+    @contextmanager
+    def lanes(self, width: int) -> Iterator[Expr]:
+        """A vectorised loop: scalar expressions inside become vectors. One lane needs no loop."""
+        if width == 1:
+            yield 0
+        else:
+            with self._script.vectorized(0, width) as var:
+                yield var
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        with self._script.If(condition), self._script.Then():
+            yield
+
+    def branch(self, condition: Expr, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        with self._script.If(condition):
+            with self._script.Then():
+                then()
+            with self._script.Else():
+                otherwise()
+
+    # expressions
+
+    def const(self, value: float) -> Expr:
+        return self._tirx.const(value, "float32")
+
+    def min(self, a: Expr, b: Expr) -> Expr:
+        return self._tirx.min(a, b)
+
+    def max(self, a: Expr, b: Expr) -> Expr:
+        return self._tirx.max(a, b)
+
+    def bind(self, value: Expr) -> Expr:
+        """A name for a value: keeps the simplifier from taking an index apart where it should fold it
+        whole.
+        """
+        return value if isinstance(value, int) else self._script.Bind(value)
+
+    def to_float(self, value: Expr) -> Expr:
+        return self._tirx.Cast("float32", value)
+
+    def both(self, a: Expr, b: Expr) -> Expr:
+        return self._tirx.all(a, b)
+
+    def select(self, condition: Expr, a: Expr, b: Expr) -> Expr:
+        return self._tirx.Select(condition, a, b)
+
+    def ramp(self, base: Expr, width: int) -> Expr:
+        """The index vector base, base + 1, ..."""
+        return base if width == 1 else self._tirx.Ramp(base, 1, width)
+
+    def splat(self, value: Expr, width: int) -> Expr:
+        return value if width == 1 else self._tirx.Broadcast(value, width)
+
+    def shuffle(self, vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
+        """Lanes picked by position in the concatenation of the vectors."""
+        return self._tirx.Shuffle(list(vectors), list(indices))
+
+    # statements
+
+    def store(self, buffer: Any, index: Sequence[Expr], value: Expr) -> None:
+        self._script.buffer_store(buffer, value, list(index))
+
+    def fill_row(
+        self, buffer: Any, prefix: Sequence[Expr], start: Expr, length: int, value: float, lanes: int
+    ) -> None:
+        """buffer[prefix, start : start + length] = value."""
+        if length <= 0:
+            return
+        for offset, width in cover(length, lanes):
+            index = [*prefix, self.ramp(start + offset, width)]
+            self.store(buffer, index, self.splat(self.const(value), width))
+
+    def for_each_vector(self, length: int, lanes: int, body: Callable[[Expr, int], None]) -> None:
+        """Call body(start, width) for vectors that cover [0, length): whole ones in a loop, the last one
+        apart.
+        """
+        pieces = cover(length, lanes)
+        width = pieces[0][1]
+        whole = length // width
+        if whole <= 2:
+            for start, _ in pieces[:whole]:
+                body(start, width)
+        else:
+            with self.serial(whole) as i:
+                body(i * width, width)
+        for start, _ in pieces[whole:]:
+            body(start, width)
+
+    def store_row(
+        self,
+        length: int,
+        lanes: int,
+        value: Callable[[Expr], Expr],
+        index: Callable[[Expr], tuple[Expr, ...]],
+        out: Any,
+        epilogue: Epilogue,
+        extras: tuple[Any, ...],
+    ) -> None:
+        """Apply the epilogue to `length` contiguous outputs, vectorised along them."""
+
+        def body(start: Expr, width: int) -> None:
+            with self.lanes(width) as lane:
+                at = index(start + lane)
+                self.store(out, at, epilogue(value(start + lane), at, extras))
+
+        self.for_each_vector(length, lanes, body)

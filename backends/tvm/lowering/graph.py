@@ -1,0 +1,210 @@
+"""From a module to an IRModule: PrimFuncs, and a Relax `main` that calls them one after the other.
+
+`main` takes the sizes of the symbolic dimensions (if there are any) and the graph's inputs, and returns a tuple of what
+is computed. What needs no kernel has none: reshapes are views, constants are computed now, results that are inputs or
+constants are left to the caller (`Plan.outputs`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ....ir.constants import Constant
+from ....ir.diagnostics import IntaglioError
+from ....ir.dims import UNKNOWN, Extent, symbols
+from ....ir.graph import Graph, Module, Node, Value
+from ....ir.interpret import run_node
+from ....ir.types import Tensor
+from ..api import modules, symbolic_dim
+from ..kernels import VectorUnit
+from .elements import array_of, storage_dtype
+from .kernel import lower_node
+from .problems import data_dependent
+
+__all__ = ["Plan", "lower_module"]
+
+FOLDED_GROWTH = 1 << 20
+"""Bytes that a constant computed now may take beyond its operands."""
+
+_VIEWS = {"shape.reshape", "shape.squeeze", "shape.unsqueeze", "quant.store", "quant.load"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`module` is None when nothing is computed. `symbols` are passed first, in this order.
+
+    `outputs` says where each result comes from: ("computed", i), ("input", i) or ("constant", array).
+    """
+
+    module: Any
+    symbols: tuple[str, ...]
+    outputs: tuple[tuple[str, Any], ...]
+
+
+def lower_module(module: Module, unit: VectorUnit, *, exact: bool = False) -> Plan:
+    """Lower the main graph; raises IG0502 and IG0503."""
+    return _Lowering(module.main, unit, exact).run()
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, unit: VectorUnit, exact: bool) -> None:
+        self.graph, self.unit, self.exact = graph, unit, exact
+        self.relax = modules().relax
+        self.builder = self.relax.BlockBuilder()
+        names = sorted({s for v in graph.inputs for s in symbols(v.type.shape)})
+        self.dims = {n: symbolic_dim(n) for n in names}
+        self.constants: dict[Value, Constant] = {}
+        self.env: dict[Value, Any] = {}
+        self.roots: dict[Value, Value] = {}  # views to what they look at
+        self.arrays: dict[int, tuple[Any, Any]] = {}
+
+    def run(self) -> Plan:
+        calls: list[Any] = []
+        for node in self.graph.nodes:
+            if node.constant is not None:
+                self.constants[node.output] = node.constant
+            elif not self._fold(node):
+                self._check_known(node)
+                calls.append(node)
+        computed = self._computed(calls)
+        if not computed:
+            return Plan(None, tuple(self.dims), tuple(self._source(v, {}) for v in self.graph.outputs))
+        relax = self.relax
+        params = [relax.Var("sizes", relax.ShapeType(list(self.dims.values())))] if self.dims else []
+        for i, v in enumerate(self.graph.inputs):
+            self.env[v] = relax.Var(f"x{i}", self._type(v.type))
+            params.append(self.env[v])
+        with self.builder.function("main", params):
+            with self.builder.dataflow():
+                for node in calls:
+                    self._emit(node)
+                results = [self._result(v) for v in computed]
+                out = self.builder.emit_output(relax.Tuple(results))
+            self.builder.emit_func_output(out)
+        position = {v: i for i, v in enumerate(computed)}
+        return Plan(self.builder.get(), tuple(self.dims), tuple(self._source(v, position) for v in self.graph.outputs))
+
+    # --- what needs no kernel ---------------------------------------------------------------------------------------
+
+    def _fold(self, node: Node) -> bool:
+        """Compute a node of constants now, unless its results are large or it fails."""
+        if not node.inputs or any(v is not None and v not in self.constants for v in node.inputs):
+            return False
+        if node.op.has("dynamic") or not all(v.type.static for v in node.outputs):
+            return False
+        given = sum(self.constants[v].array.nbytes for v in node.inputs if v is not None)
+        made = sum(_nbytes(v) for v in node.outputs)
+        if made > 8 * given + FOLDED_GROWTH:
+            return False
+        try:
+            with np.errstate(all="ignore"):
+                arrays = run_node(node, [None if v is None else self.constants[v].array for v in node.inputs], {})
+        except IntaglioError:
+            return False
+        for v, array in zip(node.outputs, arrays, strict=True):
+            self.constants[v] = Constant(array, v.name)
+        return True
+
+    def _computed(self, calls: list[Node]) -> list[Value]:
+        """The distinct results that `main` has to return."""
+        here = {v for n in calls for v in n.outputs}
+        return list(dict.fromkeys(v for v in self.graph.outputs if v in here))
+
+    def _source(self, value: Value, position: dict[Value, int]) -> tuple[str, Any]:
+        if value in position:
+            return ("computed", position[value])
+        if value in self.constants:
+            return ("constant", self.constants[value].array)
+        return ("input", self.graph.inputs.index(value))
+
+    def _check_known(self, node: Node) -> None:
+        if node.op.has("dynamic") or any(UNKNOWN in v.type.shape for v in node.outputs):
+            raise data_dependent(node)
+
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    def _extent(self, d: Extent) -> Any:
+        if isinstance(d, int):
+            return d
+        total: Any = 0
+        for names, c in d.terms:
+            term: Any = c
+            for name in names:
+                term = self.dims[name] * term
+            total = term if isinstance(total, int) and total == 0 else total + term
+        return total
+
+    def _shape(self, shape: tuple[Extent, ...]) -> list[Any]:
+        return [self._extent(d) for d in shape]
+
+    def _type(self, type: Any) -> Any:
+        return self.relax.TensorType(self._shape(type.shape), storage_dtype(type.elem))
+
+    def _operand(self, x: Value | Any) -> Any:
+        if isinstance(x, Value):
+            if x in self.env:
+                return self.env[x]
+            x = self.constants[x].array
+        array = array_of(x)
+        found = self.arrays.get(id(x))
+        if found is None:
+            made = self.relax.const(constant_tensor(array), str(array.dtype))
+            found = self.arrays[id(x)] = (x, made)  # holds x, or its id could be reused
+        return found[1]
+
+    def _emit(self, node: Node) -> None:
+        if node.op.name in _VIEWS:
+            self._view(node)
+            return
+        call = lower_node(node, self.constants, self.unit, exact=self.exact)
+        gvar = self.builder.add_func(call.func, node.op.name.replace(".", "_"))
+        types = [self._type(v.type) for v in call.results]
+        args = [self._operand(x) for x in call.operands]
+        made = self.builder.emit(self.relax.call_tir(gvar, args, types if len(types) > 1 else types[0]))
+        if len(call.results) == 1:
+            self.env[call.results[0]] = made
+        else:
+            for i, v in enumerate(call.results):
+                self.env[v] = self.builder.emit(self.relax.TupleGetItem(made, i))
+
+    def _view(self, node: Node) -> None:
+        (x,) = node.inputs
+        assert x is not None
+        root = self.roots.get(x, x)
+        self.roots[node.output] = root
+        made = self._operand(x)
+        if node.output.type.shape != x.type.shape:
+            made = self.builder.emit(self.relax.op.reshape(made, self._shape(node.output.type.shape)))
+        self.env[node.output] = made
+
+    def _result(self, value: Value) -> Any:
+        """A result of `main`, copied when it would share memory with an input, a constant or another result."""
+        root = self.roots.get(value, value)
+        return self.env[value] if root is value else self._copied(value)
+
+    def _copied(self, value: Value) -> Any:
+        from .copy import copy_kernel
+
+        assert isinstance(value.type, Tensor)
+        gvar = self.builder.add_func(copy_kernel(value.type, self.unit), "copy")
+        return self.builder.emit(self.relax.call_tir(gvar, [self.env[value]], self._type(value.type)))
+
+
+def _nbytes(value: Value) -> int:
+    type = value.type
+    assert isinstance(type, Tensor)
+    return math.prod(d for d in type.shape if isinstance(d, int)) * type.dtype.itemsize
+
+
+def constant_tensor(array: Any) -> Any:
+    """A constant as TVM keeps it; aligned data is shared, not copied."""
+    runtime = modules().tvm.runtime
+    if array.ndim == 0:
+        return runtime.tensor(array)
+    if array.flags.c_contiguous and array.ctypes.data % 64 == 0 and array.flags.writeable:
+        return runtime.from_dlpack(array)
+    return runtime.tensor(np.ascontiguousarray(array))

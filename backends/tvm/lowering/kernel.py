@@ -1,0 +1,131 @@
+"""From a fusion group to one PrimFunc and what it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ....ir.constants import Constant
+from ....ir.graph import Node, Value
+from ....ir.types import Tensor
+from ..api import modules
+from ..kernels import VectorUnit
+from . import LOWERINGS
+from .context import Context
+from .elements import array_of, storage_dtype
+from .group import Group, group_of, merged_types
+from .problems import data_dependent, refused, static_only
+from .templates import from_template
+from .tensor import Lazy
+
+__all__ = ["Call", "lower_node"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A PrimFunc and its operands: values of the graph, or arrays that only it sees (packed weights, tables)."""
+
+    func: Any
+    operands: tuple[Value | Any, ...]
+    results: tuple[Value, ...]
+
+
+def lower_node(node: Node, constants: Mapping[Value, Constant], unit: VectorUnit, *, exact: bool = False) -> Call:
+    """The kernel of a node, without the templates if `exact`; raises IG0502 or IG0503 naming it."""
+    group = group_of(node, constants)
+    for inner in group.nodes:
+        check(inner)
+    made = None if exact else from_template(group, unit)
+    if made is not None:
+        return Call(made.func, made.operands, node.outputs)
+    return _generic(group, node, unit)
+
+
+def check(node: Node) -> None:
+    """Whether the table has the op, and knows enough of its extents."""
+    lowering = LOWERINGS.get(node.op.name)
+    if lowering is None:
+        if node.op.has("dynamic"):
+            raise data_dependent(node)
+        raise refused(node, "there is no lowering for it")
+    if lowering.static:
+        types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
+        if not all(t.static for t in types):
+            raise static_only(node, lowering.static)
+
+
+def _generic(group: Group, outer: Node, unit: VectorUnit) -> Call:
+    """Loops of our own."""
+    ctx = Context(unit)
+    elementwise = all(LOWERINGS[n.op.name].elementwise for n in group.nodes)
+    merged = merged_types(group) if elementwise else {}
+    operands: list[Value | Any] = []
+    env: dict[Value, Lazy] = {}
+    with ctx.emit.function():
+        for inside, outside in group.operands:
+            constant = group.known.get(inside)
+            assert isinstance(inside.type, Tensor)
+            if constant is not None and constant.array.size == 1:
+                env[inside] = ctx.immediate(merged.get(inside, inside.type), constant.array, constant)
+                continue
+            env[inside] = ctx.parameter(f"x{len(operands)}", inside.type, constant=constant)
+            operands.append(outside)
+        count = len(operands)
+        buffers = []
+        for i, v in enumerate(group.outputs):
+            assert isinstance(v.type, Tensor)
+            buffers.append(ctx.emit.arg(f"y{i}", ctx.declare_shape(v.type.shape), storage_dtype(v.type.elem)))
+        tables: list[Any] = []
+        table_params: list[Any] = []
+
+        def add_constant(array: Any) -> Any:
+            # found while loops are being emitted, where the builder takes no more parameters: added to them at the end
+            tables.append(array)
+            name = f"t{len(tables)}"
+            made = modules().script.buffer(array.shape, str(array.dtype), layout=None, buffer_name=name)
+            table_params.append(made)
+            return made
+
+        ctx.add_constant = add_constant
+        for v, constant in group.known.items():
+            if v not in env:
+                env[v] = _inner_constant(ctx, v, constant)
+        for v, t in merged.items():
+            ctx.retype(v, t)
+            if v in env and env[v].buffer is not None:
+                env[v] = ctx.view(_view(ctx, env[v].buffer, t), t, constant=env[v].constant)
+        targets = [_view(ctx, b, merged[v]) if v in merged else b for v, b in zip(group.outputs, buffers, strict=True)]
+        for v, b in zip(group.outputs, targets, strict=True):
+            ctx.set_target(v, b)
+        run_nodes(ctx, group, env)
+        for v, b in zip(group.outputs, targets, strict=True):
+            if env[v].buffer is None or not env[v].buffer.same_as(b):
+                ctx.store_all(env[v], b)
+    func = ctx.finished(ctx.emit.func)
+    if table_params:
+        params = [*func.params[:count], *table_params, *func.params[count:]]
+        func = modules().tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
+    return Call(func, (*operands, *tables), outer.outputs)
+
+
+def run_nodes(ctx: Context, group: Group, env: dict[Value, Lazy]) -> None:
+    """Lower the nodes of a group one after the other."""
+    for node in group.nodes:
+        ctx.node = node
+        results = LOWERINGS[node.op.name](ctx, node, *[None if v is None else env[v] for v in node.inputs])
+        env.update(zip(node.outputs, results, strict=True))
+
+
+def _view(ctx: Context, buffer: Any, type: Tensor) -> Any:
+    """The same memory under another shape."""
+    shape = ctx.extents(type.shape)
+    return modules().script.decl_buffer(shape, storage_dtype(type.elem), data=buffer.data, layout=None)
+
+
+def _inner_constant(ctx: Context, value: Value, constant: Constant) -> Lazy:
+    assert isinstance(value.type, Tensor)
+    if constant.array.size == 1:
+        return ctx.immediate(value.type, constant.array, constant)
+    made = ctx.table(array_of(constant.array), value.type)
+    return Lazy(made.type, made.read, buffer=made.buffer, constant=constant)

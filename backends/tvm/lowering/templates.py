@@ -1,0 +1,221 @@
+"""Groups that start with a product, a convolution or a pool in f32: handed to the hand-scheduled templates.
+
+The first node is the anchor. The rest of the group becomes the template's epilogue: the same scalar functions that the
+generic loops use, evaluated at the one element that the template has finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ....ir.graph import Node, Value
+from ....ir.types import Float, Tensor
+from ..kernels import (
+    ExtraOperand,
+    Kernel,
+    VectorUnit,
+    average_pool,
+    batched_matmul,
+    conv,
+    global_average_pool,
+    matmul,
+    max_pool,
+)
+from .context import Context
+from .elements import array_of, storage_dtype
+from .expr import Expr, Index
+from .group import Group
+from .tensor import Lazy, Sink
+
+__all__ = ["Templated", "from_template"]
+
+F32 = Float("f32")
+
+
+@dataclass(frozen=True)
+class Templated:
+    func: Any
+    operands: tuple[Value | Any, ...]
+
+
+class _Late:
+    """A buffer that the template hands to the epilogue when it calls it."""
+
+    def __init__(self, slots: list[Any], slot: int, shape: tuple[Any, ...]) -> None:
+        self._slots, self._slot, self.shape = slots, slot, shape
+
+    def __getitem__(self, index: Index) -> Expr:
+        return self._slots[self._slot][index]
+
+
+class _Epilogue:
+    """The nodes after the anchor, as the function and the extra operands that a template takes."""
+
+    def __init__(self, ctx: Context, group: Group, anchor: Node, bias: Value | None) -> None:
+        from .kernel import run_nodes  # the two call each other
+
+        self.ctx, self.known = ctx, group.known
+        self.extras: list[ExtraOperand] = []
+        self.operands: list[Value | Any] = []
+        self._slots: list[Any] = []
+        outside = dict(group.operands)
+        ctx.add_constant = self._add_array
+        self.anchor = ctx.derived(anchor.output.type, _never)  # type: ignore[arg-type]
+        env: dict[Value, Lazy] = {anchor.output: self.anchor}
+        for v, constant in group.known.items():
+            if constant.array.size == 1 and isinstance(v.type, Tensor):
+                env[v] = ctx.immediate(v.type, constant.array, constant)
+        needed = {v for n in group.nodes[1:] for v in n.inputs if v is not None}
+        needed |= {bias} if bias is not None else set()
+        for v in [i for i, _ in group.operands if i in needed] + [v for v in group.known if v in needed]:
+            if v in env or not isinstance(v.type, Tensor):
+                continue
+            shape = ctx.declare_shape(v.type.shape)
+            operand = outside[v] if v in outside else array_of(group.known[v].array)
+            buffer = self._add(shape, storage_dtype(v.type.elem), operand)
+            env[v] = ctx.view(buffer, v.type, constant=group.known.get(v))
+        if bias is not None:
+            env[anchor.output] = _plus_bias(ctx, self.anchor, env[bias])
+        run_nodes(ctx, Group((), group.nodes[1:], (), {}), env)
+        self.result = env[group.outputs[0]]
+
+    def _add(self, shape: tuple[Any, ...], dtype: str, operand: Any) -> _Late:
+        self.extras.append(ExtraOperand(shape, dtype))
+        self.operands.append(operand)
+        return _Late(self._slots, len(self.extras) - 1, shape)
+
+    def _add_array(self, array: Any) -> _Late:
+        return self._add(array.shape, str(array.dtype), array)
+
+    def __call__(self, acc: Expr, index: Index, extras: tuple[Any, ...]) -> Expr:
+        self._slots[:] = extras
+        return self.ctx.element_of(self.anchor, tuple(index), acc)(self.result)
+
+
+def _never(sink: Sink) -> None:
+    raise AssertionError("a template's result is read by its epilogue only")
+
+
+def _plus_bias(ctx: Context, x: Lazy, bias: Lazy) -> Lazy:
+    return Lazy(x.type, lambda index: ctx.read(x, index) + ctx.read(bias, (index[1],)), x.source)
+
+
+def from_template(group: Group, unit: VectorUnit) -> Templated | None:
+    """The group by a template, or None where there is none for it."""
+    anchor = group.nodes[0] if group.nodes else None
+    if anchor is None or not _eligible(group, anchor):
+        return None
+    ctx = Context(unit)
+    ctx.node = anchor
+    inputs = [v for v in anchor.inputs if v is not None]
+    pack = _packed_operand(group, anchor)
+    if pack is None:
+        return None
+    data = inputs[:pack]
+    shapes = [ctx.declare_shape(v.type.shape) for v in data]
+    bias = anchor.inputs[2] if anchor.op.name == "nn.conv" and len(anchor.inputs) > 2 else None
+    epilogue = _Epilogue(ctx, group, anchor, bias)
+    kernel = _instantiate(anchor, shapes, epilogue, unit)
+    if kernel is None:
+        return None
+    outside = dict(group.operands)
+    operands: list[Any] = []
+    for v, packer in zip(data, kernel.packers, strict=True):
+        if packer is None:
+            operands.append(outside.get(v, v))
+        else:
+            operands.append(packer(group.known[v].array))
+    return Templated(ctx.finished(kernel.func), (*operands, *epilogue.operands))
+
+
+def _eligible(group: Group, anchor: Node) -> bool:
+    """One f32 result of the anchor's shape, computed element by element from the anchor's."""
+    from . import LOWERINGS
+
+    if len(group.outputs) != 1 or anchor.op.name not in _ANCHORS:
+        return False
+    types = [v.type for v in (*anchor.inputs, *anchor.outputs, *group.outputs) if v is not None]
+    if not all(isinstance(t, Tensor) and t.elem is F32 for t in types):
+        return False
+    shape = anchor.output.type.shape
+    if any(isinstance(d, int) and d == 0 for t in types for d in t.shape):
+        return False
+    following = {anchor.output}
+    for node in group.nodes[1:]:
+        inline = LOWERINGS[node.op.name].elementwise or node.op.name in _INLINE
+        if not inline or any(v.type.shape != shape for v in node.outputs):
+            return False
+        if any(v in following for v in node.inputs[1:] if v is not None) and node.op.name in _INLINE:
+            return False
+        following.update(node.outputs)
+    # the activations come from outside the group
+    return all(v is None or v not in following for v in anchor.inputs) and group.outputs[0] in following
+
+
+_INLINE = {"nn.batch_norm", "quant.quantize", "quant.dequantize", "quant.store", "quant.load"}
+_ANCHORS = {"nn.matmul", "nn.conv", "nn.max_pool", "nn.avg_pool", "math.reduce_mean"}
+
+
+def _packed_operand(group: Group, anchor: Node) -> int | None:
+    """How many operands the template takes; None when a weight that it has to pack is not a constant."""
+    if anchor.op.name == "nn.conv":
+        return 2 if anchor.inputs[1] in group.known and anchor.inputs[0] not in group.known else None
+    if anchor.op.name == "nn.matmul":
+        if anchor.inputs[0] in group.known:
+            return None
+        return 2
+    return 1
+
+
+def _instantiate(anchor: Node, shapes: list[Any], epilogue: _Epilogue, unit: VectorUnit) -> Kernel | None:
+    a = anchor.attr
+    options: dict[str, Any] = {"epilogue": epilogue, "extras": tuple(epilogue.extras), "unit": unit}
+    name = anchor.op.name
+    if name == "nn.conv":
+        return conv(
+            shapes[0],
+            shapes[1],
+            strides=a("strides"),
+            pads=a("pads"),
+            dilations=a("dilations"),
+            groups=a("g"),
+            **options,
+        )
+    if name == "nn.matmul":
+        return _matmul(anchor, shapes, options)
+    if name == "nn.max_pool":
+        return max_pool(
+            shapes[0],
+            a("kernel"),
+            strides=a("strides"),
+            pads=a("pads"),
+            dilations=a("dilations"),
+            ceil_mode=a("ceil"),
+            **options,
+        )
+    rank = len(shapes[0]) - 2
+    if name == "math.reduce_mean":
+        axes = a("axes")
+        wanted = list(range(2, rank + 2))
+        if rank < 1 or axes is None or sorted(x % (rank + 2) for x in axes) != wanted or not a("keepdims"):
+            return None
+        return global_average_pool(shapes[0], **options)
+    spatial = shapes[0][2:]
+    pads = a("pads") or (0,) * (2 * rank)
+    if tuple(a("kernel")) == tuple(spatial) and not any(pads) and set(a("dilations") or (1,)) == {1}:
+        return global_average_pool(shapes[0], **options)
+    if a("ceil") or set(a("dilations") or (1,)) != {1}:
+        return None
+    return average_pool(
+        shapes[0], a("kernel"), strides=a("strides"), pads=a("pads"), count_include_pad=a("count_pads"), **options
+    )
+
+
+def _matmul(anchor: Node, shapes: list[Any], options: dict[str, Any]) -> Kernel | None:
+    weight = anchor.inputs[1]
+    epilogue = options["epilogue"]
+    assert weight is not None
+    if weight in epilogue.known and len(shapes[1]) == 2 and all(isinstance(d, int) for d in shapes[1]):
+        return matmul(shapes[0], shapes[1], **options)
+    return batched_matmul(shapes[0], shapes[1], **options)

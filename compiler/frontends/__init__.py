@@ -1,0 +1,1 @@
+"""Front ends: from a model in another format to a `Module`."""
