@@ -138,6 +138,8 @@ def splat(x: Value) -> float | None:
     first = data.reshape(-1)[0]
     if data.size > 1 and not (data == first).all():
         return None
+    if first == 0 and isinstance(elem(x), Float) and np.signbit(data).any() != np.signbit(data).all():
+        return None  # zeros of both signs
     return float(first)
 
 

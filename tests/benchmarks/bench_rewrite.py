@@ -76,7 +76,7 @@ def xdsl(nodes: int) -> Task:
     class NegNeg(RewritePattern):
         def match_and_rewrite(self, op: Any, rewriter: PatternRewriter) -> None:
             if isinstance(op, arith.NegfOp) and isinstance(op.operand.owner, arith.NegfOp):
-                rewriter.replace_op(op, [], [op.operand.owner.operand])
+                rewriter.replace(op, [], [op.operand.owner.operand])
 
     def never(outer: Any, inner: Any) -> RewritePattern:
         class Never(RewritePattern):
@@ -84,7 +84,7 @@ def xdsl(nodes: int) -> Task:
                 if isinstance(op, outer):
                     for x, y in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
                         if isinstance(x.owner, inner):
-                            rewriter.replace_op(op, outer(x.owner.operands[0], y))
+                            rewriter.replace(op, outer(x.owner.operands[0], y))
                             return
 
         return Never()

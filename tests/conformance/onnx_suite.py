@@ -98,8 +98,10 @@ class _Worker:
 
     def _start(self) -> None:
         command = [sys.executable, "-P", __file__, "--worker", self.device]
+        # one thread each: pools of waiting threads would fight for the cores
+        environment = {**os.environ, "TVM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write("".join(f"{s} {c}\n" for s, c in self.left).encode())

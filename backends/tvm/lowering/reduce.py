@@ -56,6 +56,8 @@ def _over_axes(
     axes = normal_axes(node.attr("axes"), rank)
     keep = node.attr("keepdims")
     dtype = dtype or compute_dtype(x.elem)
+    if dtype == "bool":  # TVM has no registers of truth values
+        dtype = "int8"
     domain = [x.shape[a] for a in axes]
     kept = [i for i in range(rank) if i not in axes]
 

@@ -56,7 +56,7 @@ def reduce(
         if (along_domain and merge is not None and domain) or not type.shape:
             with outer_nest(ctx, type.shape, work) as index:
                 (first, *more) = accumulators
-                if more or merge is None:
+                if more or merge is None or not domain:
                     state = along(ctx, 1, domain, accumulators, lambda a, k, lane: step(a, index, k))
                     sink(index, ctx.scoped(lambda: value([s[0] for s in state], index)))
                 else:

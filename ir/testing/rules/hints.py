@@ -28,6 +28,7 @@ class Hints:
     single: set[str] = field(default_factory=set)
     empty: bool = False  # conditions ask for an extent of 0
     interval: Domain | None = None
+    names: dict[int, tuple[str, ...]] = field(default_factory=dict)  # see `names_in`
 
     @classmethod
     def of(cls, rule: Rule) -> Hints:
@@ -73,6 +74,13 @@ class Hints:
             self.empty = True
         elif call.args[0] == "size" and value == 1:
             self.single.add(name)
+
+    def names_in(self, p: Apply) -> tuple[str, ...]:
+        """The names of a pattern's operands that are variables, "" for the others."""
+        found = self.names.get(id(p))
+        if found is None:
+            found = self.names[id(p)] = tuple(a.name if isinstance(a, Variable) else "" for a in p.args)
+        return found
 
     def rank(self, p: Pattern) -> int | None:
         """The rank that conditions ask of a part of the pattern."""

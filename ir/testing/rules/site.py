@@ -50,6 +50,7 @@ class Site:
             more = len(known) if known is not None else drawing.below(3) + (0 if p.args else 1)
         self.values: list[Value | None] = [None] * (len(p.args) + more)
         self._done = [False] * len(self.values)
+        self._names = drawing.hints.names_in(p)
         for i, a in enumerate(p.args):
             if isinstance(a, Absent):
                 self._done[i] = True
@@ -65,10 +66,10 @@ class Site:
 
     def known(self, i: int) -> bool:
         """Whether operand i is drawn: here, or where its name occurred before."""
-        if not self._done[i] and i < len(self.pattern.args):
-            a = self.pattern.args[i]
-            if isinstance(a, Variable) and a.name in self.drawing.bound:
-                self.values[i], self._done[i] = self.drawing.bound[a.name], True
+        if self._done[i]:
+            return True
+        if i < len(self._names) and self._names[i] in self.drawing.bound:
+            self.values[i], self._done[i] = self.drawing.bound[self._names[i]], True
         return self._done[i]
 
     def present(self, i: int) -> bool:

@@ -340,6 +340,7 @@ def test_reductions(name: str) -> None:
         check_op(f"math.{name}", x, axes=(1,))
         check_op(f"math.{name}", x, axes=(0,))
         check_op(f"math.{name}", values("bool", (4, 6)), axes=(1,))
+        check_op(f"math.{name}", np.zeros((4, 0), bool), axes=(1,))
     check_op(f"math.{name}", np.zeros((0, 3), np.float32), axes=(1,))
 
 
@@ -377,6 +378,7 @@ def test_einsum() -> None:
     check_op("math.einsum", values("f64", (4, 4)), equation="ii->i")
     check_op("math.einsum", values("f32", (2, 3, 4)), values("f32", (2, 4, 5)), equation="...ij,...jk->...ik")
     check_op("math.einsum", a, values("f32", (3, 4), seed=2), equation="ij,ij")
+    check_op("math.einsum", np.float32(3) * np.ones(()), equation="->")
 
 
 def test_every_op_is_lowered_or_listed() -> None:

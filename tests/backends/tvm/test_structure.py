@@ -69,6 +69,7 @@ def test_shapes() -> None:
     x = data((2, 3, 4))
     check("shape.reshape", x, shape=(4, 6))
     check("shape.reshape", data((2, 6), "f8e4m3fn"), shape=(3, 4))
+    check("shape.reshape", data((0, 3, 4)), shape=(3, 4, 0))
     check("shape.squeeze", data((1, 3, 1, 2)), axes=(0, -2))
     check("shape.unsqueeze", x, axes=(0, 4))
     check("shape.expand", data((3, 1)), shape=(2, 3, 4))
