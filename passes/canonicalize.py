@@ -8,10 +8,11 @@ from typing import Literal
 
 from ..ir.graph import Graph
 from ..ir.rewrite import Ruleset, rewrite
+from .bounds import book_bounds
 from .definition import Context, define_pass
 from .fold import Fold, fold
 from .options import option
-from .rulebook import ruleset
+from .rulebook import plugins, ruleset
 
 __all__ = ["FILES", "Canonicalize", "apply_rules", "canonicalize"]
 
@@ -95,7 +96,7 @@ def canonicalize(graph: Graph, options: Canonicalize, context: Context) -> Graph
         }
     """
     graph = fold.run(graph, Fold(), context)  # rules look for constants, not for what comes to one
-    return apply_rules(graph, ruleset(FILES, options.only, options.rules, options.without), context)
+    return apply_rules(graph, ruleset(FILES, options.only, options.rules, options.without, plugins()), context)
 
 
 def apply_rules(graph: Graph, rules: Ruleset, context: Context) -> Graph:
@@ -103,6 +104,7 @@ def apply_rules(graph: Graph, rules: Ruleset, context: Context) -> Graph:
     fired: Counter[str] = Counter()
     for _ in range(ROUNDS):
         graph, statistics = rewrite(graph, rules)
+        book_bounds(graph, statistics, context)
         fired += statistics.fired
         if not statistics.total:
             break

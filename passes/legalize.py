@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..ir.diagnostics import Diagnostic, IntaglioError
 from ..ir.graph import Graph, Node
 from ..ir.rewrite import rewrite
+from .bounds import book_bounds
 from .definition import Context, define_pass
 from .options import option
 from .rulebook import ruleset
@@ -28,7 +29,7 @@ class Legalize:
     strict: bool = option(True, "fail when something illegal is left; else only note it")
 
 
-@define_pass("legalize", contract="real", options=Legalize)
+@define_pass("legalize", contract="bounded", options=Legalize)
 def legalize(graph: Graph, options: Legalize, context: Context) -> Graph:
     """Rewrite what the target does not run, and report what is left.
 
@@ -70,6 +71,7 @@ def legalize(graph: Graph, options: Legalize, context: Context) -> Graph:
         if not any(map(reason, graph.nodes)):
             break
         graph, statistics = rewrite(graph, rules, only=lambda node: bool(reason(node)))
+        book_bounds(graph, statistics, context)
         fired += statistics.fired
         if not statistics.total:
             break

@@ -1,9 +1,14 @@
-"""The rules beside the passes: `.rules` files in rules/, read once, compiled once for each selection."""
+"""The rules beside the passes: `.rules` files in rules/, read once, compiled once for each selection.
+
+Third parties add files to those of `canonicalize` through the entry-point group `intaglio.rules`: each entry is the
+path of a `.rules` file.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import importlib.metadata
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,6 +24,14 @@ FOLDER = Path(__file__).with_name("rules")
 def shelf(name: str) -> tuple[Rule, ...]:
     """The rules of one file."""
     return tuple(read_rules(FOLDER / f"{name}.rules"))
+
+
+@functools.cache
+def plugins() -> tuple[Rule, ...]:
+    """The rules that installed packages add."""
+    return tuple(
+        rule for e in importlib.metadata.entry_points(group="intaglio.rules") for rule in read_rules(Path(e.load()))
+    )
 
 
 def shelves() -> list[str]:
@@ -43,10 +56,14 @@ def named(rules: tuple[Rule, ...], wanted: str) -> list[Rule]:
 
 @functools.cache
 def ruleset(
-    files: tuple[str, ...], only: tuple[str, ...], rules: tuple[str, ...] = (), without: tuple[str, ...] = ()
+    files: tuple[str, ...],
+    only: tuple[str, ...],
+    rules: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+    added: tuple[Rule, ...] = (),
 ) -> Ruleset:
-    """The rules of `files` with the contracts `only`, restricted to `rules` if any are named, `without` some."""
-    all_rules = tuple(r for f in files for r in shelf(f))
+    """The rules of `files` and `added` with the contracts `only`, restricted to `rules` if any, `without` some."""
+    all_rules = (*(r for f in files for r in shelf(f)), *added)
     chosen = {r.name for w in rules for r in named(all_rules, w)} if rules else {r.name for r in all_rules}
     chosen -= {r.name for w in without for r in named(all_rules, w)}
     kept = [r for r in all_rules if r.name in chosen and kind(r) in only]

@@ -8,6 +8,7 @@ from ...ir.graph import Graph, Node
 from ...ir.target import Cost, node_cost
 from ...ir.types import Tensor
 from .lowering import LOWERINGS
+from .lowering.nodes import check
 
 __all__ = ["CpuTarget"]
 
@@ -39,8 +40,6 @@ class CpuTarget:
         return ""
 
     def _reason(self, node: Node) -> str:
-        from .lowering.kernel import check
-
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         if not all(isinstance(v.type, Tensor) for v in values):
             return f"`{node.op.name}` works on ciphertexts"

@@ -17,7 +17,7 @@ from ..edit import Editor
 from ..graph import Graph, Node, Value
 from ..op import Op
 from ..verify import agrees
-from .contracts import Contract, weakest
+from .contracts import Bounded, Contract, weakest
 from .generate import generate
 from .language import Apply, Rule
 
@@ -69,6 +69,7 @@ class Statistics:
     """How often each rule fired."""
 
     fired: Counter[str] = field(default_factory=Counter)
+    bounded: list[tuple[Bounded, tuple[Value, ...]]] = field(default_factory=list)  # what each bounded rewrite put in
     nodes_before: int = 0
     nodes_after: int = 0
 
@@ -144,6 +145,8 @@ def _run(e: Editor, rules: Ruleset, statistics: Statistics, limit: int | None, o
             raise _loop(rule.name, before)
         readers = [u for u in n.uses if u not in ahead and u is not e]
         e.replace(n, values)
+        if isinstance(rule.contract, Bounded):
+            statistics.bounded.append((rule.contract, tuple(values)))
         fresh = [m for m in nodes[mark:] if m.uses is not None]
         for m in fresh:
             born[m] = (generation, rule.name, before)

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..diagnostics import Position
 from .contracts import Contract
-from .language import Rule, parse_left
+from .language import Rule
+from .reader import parse_left
 
 __all__ = ["rule"]
 

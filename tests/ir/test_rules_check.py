@@ -11,7 +11,7 @@ import pytest
 
 from intaglio.ir import OPS, IntaglioError, evaluate
 from intaglio.ir.rewrite import Exact, Lossy, Rule, Ruleset, parse_rules, rewrite, rule
-from intaglio.ir.rewrite.language import parse_left
+from intaglio.ir.rewrite.reader import parse_left
 from intaglio.ir.testing import assert_rule, check_pass, check_rule, check_rules
 from intaglio.ir.testing.rules.elements import EXACT_FLOATS, Elements
 from intaglio.ir.testing.rules.hints import Hints

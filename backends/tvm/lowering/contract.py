@@ -9,6 +9,7 @@ from ..api import modules
 from .context import Context
 from .elements import compute_dtype
 from .expr import Expr, Index, all_of, clamp, const, select
+from .loops import outer_nest
 from .reduction import Accumulator, reduce
 from .table import lower
 from .tensor import Lazy
@@ -151,8 +152,6 @@ def det(ctx: Context, node: Node, x: Lazy) -> Lazy:
     out, emit = ctx.target(node), ctx.emit
     dtype = compute_dtype(x.elem)
     script = modules().script
-
-    from .loops import outer_nest
 
     with outer_nest(ctx, type.shape, 1 << 20) as index:
         m = script.alloc_buffer((n, n), dtype, layout=None)

@@ -15,7 +15,7 @@ from . import LOWERINGS
 from .context import Context
 from .elements import array_of, storage_dtype
 from .group import Group, group_of, merged_types
-from .problems import data_dependent, refused, static_only
+from .nodes import check, run_nodes
 from .templates import from_template
 from .tensor import Lazy
 
@@ -40,19 +40,6 @@ def lower_node(node: Node, constants: Mapping[Value, Constant], unit: VectorUnit
     if made is not None:
         return Call(made.func, made.operands, node.outputs)
     return _generic(group, node, unit)
-
-
-def check(node: Node) -> None:
-    """Whether the table has the op, and knows enough of its extents."""
-    lowering = LOWERINGS.get(node.op.name)
-    if lowering is None:
-        if node.op.has("dynamic"):
-            raise data_dependent(node)
-        raise refused(node, "there is no lowering for it")
-    if lowering.static:
-        types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
-        if not all(t.static for t in types):
-            raise static_only(node, lowering.static)
 
 
 def _generic(group: Group, outer: Node, unit: VectorUnit) -> Call:
@@ -98,7 +85,7 @@ def _generic(group: Group, outer: Node, unit: VectorUnit) -> Call:
         targets = [_view(ctx, b, merged[v]) if v in merged else b for v, b in zip(group.outputs, buffers, strict=True)]
         for v, b in zip(group.outputs, targets, strict=True):
             ctx.set_target(v, b)
-        run_nodes(ctx, group, env)
+        run_nodes(ctx, group.nodes, env)
         for v, b in zip(group.outputs, targets, strict=True):
             if env[v].buffer is None or not env[v].buffer.same_as(b):
                 ctx.store_all(env[v], b)
@@ -107,14 +94,6 @@ def _generic(group: Group, outer: Node, unit: VectorUnit) -> Call:
         params = [*func.params[:count], *table_params, *func.params[count:]]
         func = modules().tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
     return Call(func, (*operands, *tables), outer.outputs)
-
-
-def run_nodes(ctx: Context, group: Group, env: dict[Value, Lazy]) -> None:
-    """Lower the nodes of a group one after the other."""
-    for node in group.nodes:
-        ctx.node = node
-        results = LOWERINGS[node.op.name](ctx, node, *[None if v is None else env[v] for v in node.inputs])
-        env.update(zip(node.outputs, results, strict=True))
 
 
 def _view(ctx: Context, buffer: Any, type: Tensor) -> Any:

@@ -17,7 +17,7 @@ from . import functions
 from .context import Context
 from .contract import add
 from .elements import compute_dtype
-from .expr import Expr, Index, all_of, cast, const, larger, libm, like, negate, select
+from .expr import Expr, Index, all_of, cast, clamp, const, larger, libm, like, negate, select
 from .expr import is_nan as nan
 from .loops import lanes_for, outer_nest, serial_nest, vector_blocks
 from .reduce import lowest
@@ -66,8 +66,6 @@ def lrn(ctx: Context, node: Node, x: Lazy) -> Lazy:
     before = (window - 1) // 2
 
     def step(state: list[Expr], index: Index, k: Index) -> list[Expr]:
-        from .expr import clamp
-
         c = index[1] + k[0] - before
         value = ctx.fixed(ctx.read(x, (index[0], clamp(c, 0, channels - 1), *index[2:])))
         return [state[0] + select(all_of(c >= 0, c < channels), value * value, const(0, dtype))]

@@ -22,10 +22,12 @@ from ..kernels import (
     matmul,
     max_pool,
 )
+from . import LOWERINGS
 from .context import Context
 from .elements import array_of, storage_dtype
 from .expr import Expr, Index
 from .group import Group
+from .nodes import run_nodes
 from .tensor import Lazy, Sink
 
 __all__ = ["Templated", "from_template"]
@@ -53,8 +55,6 @@ class _Epilogue:
     """The nodes after the anchor, as the function and the extra operands that a template takes."""
 
     def __init__(self, ctx: Context, group: Group, anchor: Node, bias: Value | None) -> None:
-        from .kernel import run_nodes  # the two call each other
-
         self.ctx, self.known = ctx, group.known
         self.extras: list[ExtraOperand] = []
         self.operands: list[Value | Any] = []
@@ -77,7 +77,7 @@ class _Epilogue:
             env[v] = ctx.view(buffer, v.type, constant=group.known.get(v))
         if bias is not None:
             env[anchor.output] = _plus_bias(ctx, self.anchor, env[bias])
-        run_nodes(ctx, Group((), group.nodes[1:], (), {}), env)
+        run_nodes(ctx, group.nodes[1:], env)
         self.result = env[group.outputs[0]]
 
     def _add(self, shape: tuple[Any, ...], dtype: str, operand: Any) -> _Late:
@@ -131,8 +131,6 @@ def from_template(group: Group, unit: VectorUnit) -> Templated | None:
 
 def _eligible(group: Group, anchor: Node) -> bool:
     """One f32 result of the anchor's shape, computed element by element from the anchor's."""
-    from . import LOWERINGS
-
     if len(group.outputs) != 1 or anchor.op.name not in _ANCHORS:
         return False
     types = [v.type for v in (*anchor.inputs, *anchor.outputs, *group.outputs) if v is not None]
