@@ -18,7 +18,8 @@ from .dims import UNKNOWN, Dim, Shape, solve, substitute
 from .graph import NO_ATTRS, Attrs, Graph, Node, Value, attributes
 from .op import Floats, Ints, Op, ShapeAttr
 from .ops import get
-from .types import Tensor, Type
+from .ops._numpy import cast_array
+from .types import Int, Tensor, Type
 
 __all__ = ["bind_symbols", "check_inputs", "evaluate", "resolve_dynamic", "run_node"]
 
@@ -81,7 +82,14 @@ def run_node(node: Node, arrays: list[Any], values: Mapping[str, int], limit: in
         raise _at(node, error("IG0605", f"`{op.name}` cannot be computed: {e}", label=shapes)) from e
     if not isinstance(results, tuple):
         results = (results,)
-    return tuple([r if isinstance(r, np.ndarray) else np.asarray(r) for r in results])
+    arrays = [r if isinstance(r, np.ndarray) else np.asarray(r) for r in results]
+    if getattr(node.outputs[0].type, "elem", None) in _NARROW:
+        # NumPy computes i4 and narrower in i8: back to the declared type, wrapping as integers do
+        arrays = [cast_array(r, v.type.elem) for r, v in zip(arrays, node.outputs, strict=True)]  # type: ignore[union-attr]
+    return tuple(arrays)
+
+
+_NARROW = {Int(name) for name in ("i4", "u4", "i2", "u2")}
 
 
 def _result_shapes(

@@ -181,6 +181,8 @@ def deform_conv(
 ):
     """A convolution whose window elements are displaced by `offset` and weighted by `mask` (Zhu et al. 2019)."""
     step, gap, pads = _ones(strides, 2), _ones(dilations, 2), tuple(pads or (0, 0, 0, 0))
+    dtype = x.dtype
+    x, w, offset, b, mask = _wide(x, w, offset, b, mask)
     n, c = x.shape[:2]
     m, _, kh, kw = w.shape
     oh, ow = offset.shape[2:]
@@ -204,7 +206,7 @@ def deform_conv(
                 samples[:, group * per : (group + 1) * per, k] = part * mask[:, group, k][:, None]
     grouped = samples.reshape(n, g, c // g * kh * kw, oh * ow)
     out = np.einsum("ngki,gmk->ngmi", grouped, w.reshape(g, m // g, -1)).reshape(n, m, oh, ow)
-    return (out if b is None else out + b.reshape(-1, 1, 1)).astype(x.dtype)
+    return (out if b is None else out + b.reshape(-1, 1, 1)).astype(dtype)
 
 
 def _bilinear_zero(x: Any, y: Any, z: Any) -> Any:
@@ -543,4 +545,4 @@ def col2im(
 @op("nn.det", "x: F[*S] -> F[*matrix_batch(S)]")
 def det(x):
     """Determinants of the matrices in the last two axes."""
-    return np.asarray(np.linalg.det(x)).astype(x.dtype)
+    return np.asarray(np.linalg.det(x.astype(np.float64))).astype(x.dtype)

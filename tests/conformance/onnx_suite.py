@@ -78,7 +78,8 @@ def case_names() -> list[tuple[str, str]]:
 
 def run(device: str, cases: list[tuple[str, str]], workers: int = os.cpu_count() or 2) -> dict[str, Result]:
     """Results by case name."""
-    shares = [cases[i::workers] for i in range(workers)]
+    ordered = sorted(cases, key=lambda c: c[0] != "real")  # the large ones first, so that no worker ends with one
+    shares = [ordered[i::workers] for i in range(workers)]
     running = [_Worker(device, share) for share in shares if share]
     while any(not w.done for w in running):
         for w in running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,3 +111,19 @@ def test_products_are_checked_when_their_factors_are_known() -> None:
     check_inputs(expected, good)
     with pytest.raises(IntaglioError, match="input `z` has extent 7 in axis 0, expected 6"):
         check_inputs(expected, {**good, "z": np.zeros(7, np.bool_)})
+
+
+@pytest.mark.parametrize(
+    "name", ["math.relu", "math.neg", "math.abs", "math.add", "math.minimum", "math.bit_and", "math.div"]
+)
+def test_narrow_integers_stay_narrow(name: str) -> None:
+    """NumPy computes four-bit integers in eight bits; the graph's type is what comes out, and overflow wraps."""
+    e = Editor()
+    x = e.input("x", Tensor((4,), "i4"))
+    binary = name in ("math.add", "math.minimum", "math.bit_and", "math.div")
+    e.output(e.emit(name, x, x) if binary else e.emit(name, x), "y")
+    data = np.array([-8, -1, 1, 7], dtype=ml_dtypes.int4)
+    (out,) = evaluate(e.freeze(), [data], check=True)
+    assert out.dtype == ml_dtypes.int4
+    if name == "math.neg":
+        assert out.astype(int).tolist() == [-8, 1, -1, -7]
