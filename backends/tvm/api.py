@@ -6,12 +6,14 @@ imported on first use; importing this module stays cheap.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,9 +160,36 @@ def single_call_module(func: Any, arg_shapes: Sequence[tuple[Any, ...]], out_sha
     return builder.get()
 
 
+_CHATTER = (b"Scope Saving:", b"Scope Loaded:")  # a line for each constant, as a warning
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """TVM's C++ side warns of nothing when it writes and reads constants; whatever else it says is passed on."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without a standard error: nobody to be spared
+        yield
+        return
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            said.seek(0)
+            for line in said:
+                if not any(c in line for c in _CHATTER):
+                    os.write(stderr, line)
+            os.close(stderr)
+
+
 def export_library(executable: Any, path: str | os.PathLike[str]) -> None:
     """Write an executable of `build_module` as a shared library."""
-    executable.export_library(os.fspath(path))
+    with _without_chatter():
+        executable.export_library(os.fspath(path))
 
 
 @dataclass(frozen=True)
@@ -179,7 +208,8 @@ class LoadedModule:
 def load_library(path: str | os.PathLike[str]) -> LoadedModule:
     """Load what `export_library` wrote."""
     api = modules()
-    return LoadedModule(api.relax.VirtualMachine(api.tvm.runtime.load_module(os.fspath(path)), api.tvm.cpu()))
+    with _without_chatter():
+        return LoadedModule(api.relax.VirtualMachine(api.tvm.runtime.load_module(os.fspath(path)), api.tvm.cpu()))
 
 
 def load_executable(executable: Any) -> LoadedModule:
