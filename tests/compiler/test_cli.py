@@ -328,9 +328,14 @@ def _wait_until_idle(pid: int) -> None:
 
 
 def test_interrupted(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*CLI, "opt", "-"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # a suite that runs in the background of a shell has SIGINT ignored, and so would its children
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [*CLI, "opt", "-"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     _wait_until_idle(process.pid)  # it reads its input now; before that, Python itself may be interrupted
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
