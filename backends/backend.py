@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..ir.graph import Module
 from ..ir.target import Target
 
-__all__ = ["Backend", "Program"]
+__all__ = ["Backend", "Calibrated", "KernelCost", "Profiled", "Program"]
 
 
 class Program(Protocol):
@@ -26,6 +27,25 @@ class Program(Protocol):
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the files that `load` needs into an existing folder; what is returned is JSON for the manifest."""
+
+
+@dataclass(frozen=True)
+class KernelCost:
+    """One kernel of a program: its name, the ops in it, and the seconds that it should take and took."""
+
+    name: str
+    ops: tuple[str, ...]
+    predicted: float
+    measured: float | None = None
+    bound: str = ""  # what the prediction says takes longest
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A program that tells its kernels apart; not every one does."""
+
+    def kernel_costs(self, arrays: Sequence[Any] | None = None) -> list[KernelCost]:
+        """The kernels in the order in which they run; measured on these inputs, if given."""
 
 
 class Backend(Protocol):
@@ -46,3 +66,16 @@ class Backend(Protocol):
 
     def load(self, folder: Path, info: Mapping[str, Any], module: Module, options: Any) -> Program:
         """A program from the files that `save` wrote; raises IG05xx when this machine cannot run them."""
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A backend whose predictions come from figures of the machine, which it can measure; not every one does."""
+
+    calibration_steps: int
+
+    def figures(self, options: Any) -> str:
+        """Which figures are in use, and where they are from, in a line."""
+
+    def calibrate(self, options: Any, observe: Callable[[str], None]) -> tuple[Path, str]:
+        """Measure the machine: where the file of its figures belongs, and its text. `observe` is told each step."""

@@ -7,13 +7,16 @@ compiled.save("out/")
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.backend import Backend, Program
+import numpy as np
+
+from ..backends.backend import Backend, KernelCost, Profiled, Program
 from ..ir.diagnostics import IntaglioError, error
 from ..ir.graph import Graph, Module
 from ..ir.interpret import check_inputs
@@ -28,6 +31,7 @@ from .loading import load_module, origin_of
 from .manifest import Manifest, Origin, Port
 from .outline import Outline, outline
 from .pipeline import Observe, Outcome, Timing, run_pipeline
+from .specialise import specialised
 from .targets import options_from_json, options_to_json, parse_target
 
 __all__ = ["Compiled", "compile", "load", "load_artifact", "optimize"]
@@ -69,13 +73,15 @@ def compile(
     example_inputs: Any = None,
     snapshots: StrPath | None = None,
     observe: Observe | None = None,
+    specialise: int = 0,
     **options: Any,
 ) -> Compiled:
     """Compile a model for a target; `options` are the target's own, as in `compile(m, "cpu", threads=2)`.
 
     `calibration` holds inputs, as arrays by name, one array, or a list of such batches (with an array `labels`,
-    accuracy is measured). `budget` is the loss that the passes may cost on it. Raises `IntaglioError` for what the
-    caller can change.
+    accuracy is measured). `budget` is the loss that the passes may cost on it. `specialise` programs for given sizes
+    of the symbolic dimensions are compiled and kept, as calls meet them. Raises `IntaglioError` for what the caller can
+    change.
     """
     steps = _steps(passes)
     backend, made = parse_target(target, options)
@@ -98,7 +104,7 @@ def compile(
     outcome.ledger.check()
     if observe is not None:
         observe("build")
-    program = _build(backend, outcome.module, made)
+    program = specialised(backend, outcome.module, made, _build(backend, outcome.module, made), specialise)
     text = ",".join(map(str, [*steps, *own]))
     return Compiled(
         outcome.module,
@@ -110,9 +116,9 @@ def compile(
     )
 
 
-def load_artifact(folder: StrPath) -> Compiled:
-    """The compiled model in an artifact folder, every digest checked."""
-    return Compiled.load(folder)
+def load_artifact(folder: StrPath, *, specialise: int = 0) -> Compiled:
+    """The compiled model in an artifact folder, every digest checked; `specialise` as in `compile`."""
+    return Compiled.load(folder, specialise=specialise)
 
 
 def _steps(pipeline: Pipeline) -> list[Step]:
@@ -151,6 +157,25 @@ def _describe(outcome: Outcome, backend: Backend, options: Any, pipeline: str, o
         origin=origin,
         versions=versions(),
     )
+
+
+class _InputCheck:
+    """`check_inputs` for a module; arrays of the types and shapes that were accepted last are accepted at a glance."""
+
+    def __init__(self, module: Module) -> None:
+        self._expected = [(v.name, v.type) for v in module.main.inputs]
+        self._names = [v.name for v in module.main.inputs]
+        self._dims = module.dims
+        self._accepted: list[Any] = []
+
+    def __call__(self, inputs: Mapping[str, Any]) -> list[Any]:
+        if len(inputs) == len(self._names) and self._accepted:
+            arrays = [inputs.get(name) for name in self._names]
+            if [(type(a), a.dtype, a.shape) if type(a) is np.ndarray else None for a in arrays] == self._accepted:
+                return arrays
+        arrays = check_inputs(self._expected, inputs, self._dims)
+        self._accepted = [(type(a), a.dtype, a.shape) for a in arrays]
+        return arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +217,7 @@ class Compiled:
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs by name for inputs by name; IG06xx when a name, type or shape is wrong."""
-        arrays = check_inputs([(v.name, v.type) for v in self.graph.inputs], inputs, self.module.dims)
+        arrays = self._checked(inputs)
         try:
             results = self.program.run(arrays)
         except (IntaglioError, KeyboardInterrupt, MemoryError):
@@ -200,6 +225,10 @@ class Compiled:
         except Exception as e:
             raise InternalError(f"run on {self.backend.name}", self.module) from e
         return dict(zip(self.graph.output_names, results, strict=True))
+
+    @functools.cached_property
+    def _checked(self) -> _InputCheck:
+        return _InputCheck(self.module)
 
     def save(self, folder: StrPath) -> Path:
         """Write the artifact; an older one of that name is replaced in one step."""
@@ -209,8 +238,11 @@ class Compiled:
         return path
 
     @classmethod
-    def load(cls, folder: StrPath, **options: Any) -> Compiled:
-        """Read an artifact, every digest checked; `options` override those of the target, for this program only."""
+    def load(cls, folder: StrPath, *, specialise: int = 0, **options: Any) -> Compiled:
+        """Read an artifact, every digest checked; `options` override those of the target, for this program only.
+
+        `specialise` as in `compile`.
+        """
         from ..ir.text import parse_file
 
         path = Path(folder)
@@ -227,14 +259,28 @@ class Compiled:
             source = Outline.loads((path / artifact.SOURCE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             source = outline(module.main)
-        program = backend.load(path, manifest.backend, module, made)
+        general = backend.load(path, manifest.backend, module, made)
+        program = specialised(backend, module, made, general, specialise)
         return cls(module, source, backend, made, program, manifest)
 
-    def report(self, path: StrPath | None = None) -> str:
-        """The report as one HTML page; written to `path` if given."""
+    def kernel_costs(self, *, measure: bool = False) -> list[KernelCost]:
+        """The program's kernels in the order in which they run, each with the seconds that it should take.
+
+        With `measure` also what it takes, on random inputs. Empty where the target does not tell its kernels apart.
+        """
+        if not isinstance(self.program, Profiled):
+            return []
+        if not measure:
+            return self.program.kernel_costs()
+        from .measure import random_inputs
+
+        return self.program.kernel_costs(list(random_inputs(self.module).values()))
+
+    def report(self, path: StrPath | None = None, *, measure: bool = False) -> str:
+        """The report as one HTML page, with `measure` as in `kernel_costs`; written to `path` if given."""
         from .report import render
 
-        text = render(self)
+        text = render(self, self.kernel_costs(measure=measure))
         if path is not None:
             from .files import new_file
 

@@ -12,7 +12,7 @@ that reach an output, in topological order. Nothing is checked twice: `emit` inf
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,27 +23,26 @@ from .op import Op
 from .ops import OPS, get
 from .types import Tensor, Type, elem_of
 
-__all__ = ["Editor", "topological"]
+__all__ = ["Editor"]
+
+FEW = 4  # readers that are kept as a tuple: most nodes have one or two, and a dictionary takes four times the memory
 
 
-def topological(outputs: Iterable[Value]) -> list[Node]:
-    """The nodes that reach `outputs`, operands first; depth-first in the order of outputs and operands."""
-    order: list[Node] = []
-    done: set[Node] = set()
-    stack = [v.node for v in reversed(list(outputs)) if v.node is not None]
-    while stack:
-        node = stack[-1]
-        if node in done:
-            stack.pop()
-            continue
-        waiting = [v.node for v in node.inputs if v is not None and v.node is not None and v.node not in done]
-        if waiting:
-            stack.extend(reversed(waiting))
-        else:
-            done.add(node)
-            order.append(node)
-            stack.pop()
-    return order
+def _add_use(node: Node, reader: Any) -> None:
+    uses = node.uses
+    if type(uses) is dict:
+        uses[reader] = None
+    elif reader not in uses:
+        uses = (*uses, reader)
+        node.uses = uses if len(uses) <= FEW else dict.fromkeys(uses)
+
+
+def _drop_use(node: Node, reader: Any) -> None:
+    uses = node.uses
+    if type(uses) is dict:
+        uses.pop(reader, None)
+    else:
+        node.uses = tuple([u for u in uses if u is not reader])
 
 
 class Editor:
@@ -67,14 +66,17 @@ class Editor:
         for old in graph.inputs:
             fresh[old] = Value(None, old.index, old.type, old.name)
         self.inputs = [fresh[v] for v in graph.inputs]
-        new, get_fresh, nodes = Node.__new__, fresh.get, self.nodes
+        shell, twin, nodes = Node.__new__, fresh.get, self.nodes
         for node in graph.nodes:
-            copy = new(Node)
-            copy.op, copy.attrs, copy.loc, copy.uses = node.op, node.attrs, node.loc, {}
-            copy.inputs = tuple([get_fresh(v) for v in node.inputs])
-            for v in copy.inputs:
-                if v is not None and v.node is not None:
-                    v.node.uses[copy] = None  # type: ignore[index]
+            copy = shell(Node)
+            copy.op, copy.attrs, copy.loc, copy.uses, copy.ahead = node.op, node.attrs, node.loc, (), True
+            copy.inputs = inputs = tuple([twin(v) for v in node.inputs])
+            for v in inputs:
+                if v is not None and (maker := v.node) is not None:
+                    if maker.uses:
+                        _add_use(maker, copy)
+                    else:
+                        maker.uses = (copy,)
             outputs = []
             for v in node.outputs:
                 fresh[v] = made = Value(copy, v.index, v.type, v.name)
@@ -85,7 +87,7 @@ class Editor:
         self.output_names = list(graph.output_names)
         for v in self.outputs:
             if v.node is not None:
-                v.node.uses[self] = None  # type: ignore[index]
+                _add_use(v.node, self)
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ class Editor:
         self.outputs.append(value)
         self.output_names.append(name or value.name or f"output{len(self.outputs) - 1}")
         if value.node is not None:
-            value.node.uses[self] = None  # type: ignore[index]
+            _add_use(value.node, self)
 
     def apply(
         self,
@@ -125,10 +127,10 @@ class Editor:
         else:
             types = op.infer(given, attrs)
         node = Node(op, operands, attrs, types, loc or self.loc, names)
-        node.uses = {}
+        node.uses = ()
         for v in operands:
             if v is not None and v.node is not None:
-                v.node.uses[node] = None  # type: ignore[index]
+                _add_use(v.node, node)
         self.nodes.append(node)
         return node
 
@@ -152,7 +154,7 @@ class Editor:
             value = self.apply(OPS["const"], (), attrs, types=(type,), names=(name,)).outputs[0]
         else:  # right by construction
             node = Node(OPS["const"], (), attrs, (Tensor(data.shape, elem_of(data.dtype)),), self.loc, (name,))
-            node.uses = {}
+            node.uses = ()
             self.nodes.append(node)
             value = node.outputs[0]
         if key is not None:
@@ -177,12 +179,11 @@ class Editor:
                 user.inputs = tuple([v if v is None else swap.get(v, v) for v in user.inputs])
             for v in new:
                 if v.node is not None:
-                    v.node.uses[user] = None  # type: ignore[index]
+                    _add_use(v.node, user)
         for before, after in swap.items():
             if before.name and not after.name:
                 after.name = before.name
-        assert old.uses is not None
-        old.uses.clear()
+        old.uses = ()
         self.erase(old)
 
     def replace_value(self, old: Value, new: Value) -> None:
@@ -193,10 +194,10 @@ class Editor:
         for user in self.users(old):
             user.inputs = tuple([new if v is old else v for v in user.inputs])
             if new.node is not None:
-                new.node.uses[user] = None  # type: ignore[index]
+                _add_use(new.node, user)
         self.outputs = [new if v is old else v for v in self.outputs]
         if new in self.outputs and new.node is not None:
-            new.node.uses[self] = None  # type: ignore[index]
+            _add_use(new.node, self)
 
     def erase(self, node: Node) -> None:
         """Forget a node without uses, and its operands when this was their last use."""
@@ -208,7 +209,7 @@ class Editor:
             dead.uses = None
             for v in dead.inputs:
                 if v is not None and v.node is not None and v.node.uses is not None:
-                    v.node.uses.pop(dead, None)
+                    _drop_use(v.node, dead)
                     if not v.node.uses:
                         stack.append(v.node)
 
@@ -218,7 +219,18 @@ class Editor:
 
     def freeze(self) -> Graph:
         """The finished graph. The editor is not used after that."""
-        order = topological(self.outputs)
-        for node in self.nodes:
-            node.uses = None
+        order: list[Node] = []
+        stack = [v.node for v in reversed(self.outputs) if v.node is not None]
+        while stack:
+            node = stack[-1]
+            if node.uses is not None:  # depth-first in the order of outputs and operands; frozen: done
+                size = len(stack)
+                for v in node.inputs[::-1]:
+                    if v is not None and (maker := v.node) is not None and maker.uses is not None:
+                        stack.append(maker)
+                if len(stack) > size:
+                    continue
+                node.uses = None
+                order.append(node)
+            stack.pop()
         return Graph(self.name, tuple(self.inputs), tuple(order), tuple(self.outputs), tuple(self.output_names))

@@ -138,10 +138,11 @@ class Value:
 class Node:
     """One application of an op. Absent optional operands are None. Its results are `outputs`.
 
-    `uses` belongs to the editor that holds the node; it is None when the node is frozen.
+    `uses` belongs to the editor that holds the node: its readers, as a tuple or, if many, as the keys of a dictionary;
+    None when the node is frozen. `ahead` belongs to the rewriting driver: it has not looked at the node yet.
     """
 
-    __slots__ = ("attrs", "inputs", "loc", "op", "outputs", "uses")
+    __slots__ = ("ahead", "attrs", "inputs", "loc", "op", "outputs", "uses")
 
     def __init__(
         self,
@@ -153,7 +154,8 @@ class Node:
         names: tuple[str, ...] = (),
     ) -> None:
         self.op, self.inputs, self.attrs, self.loc = op, inputs, attrs, loc
-        self.uses: dict[Any, None] | None = None
+        self.uses: Any = None
+        self.ahead = False
         self.outputs = tuple([Value(self, i, t, names[i] if i < len(names) else "") for i, t in enumerate(types)])
 
     @property

@@ -162,6 +162,15 @@ def _check(node: Node, results: tuple[Any, ...], values: Mapping[str, int]) -> N
         assert fits, f"{node.op.name} computed shape {array.shape}, its type says {t}"
 
 
+def as_array(given: Any) -> Any:
+    """An array of any library, without a copy where it lies in this process's memory (DLPack or the array protocol)."""
+    if isinstance(given, np.ndarray):
+        return given
+    if hasattr(given, "__dlpack__") and not hasattr(given, "__array__"):
+        return np.from_dlpack(given)
+    return np.asarray(given)
+
+
 def check_inputs(
     expected: Sequence[tuple[str, Type]],
     given: Mapping[str, Any],
@@ -178,7 +187,7 @@ def check_inputs(
     values: dict[str, int] = {}
     arrays = []
     for name, t in expected:
-        array = np.asarray(given[name])
+        array = as_array(given[name])
         if array.dtype != t.dtype:  # type: ignore[union-attr]
             what = f"input `{name}` is {array.dtype}, expected {t.dtype}"  # type: ignore[union-attr]
             raise error("IG0602", what, label=f"{name}: {t}", hint="convert it, for example with x.astype(...)")

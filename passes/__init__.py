@@ -26,6 +26,7 @@ PASSES: dict[str, str] = {
     "canonicalize": ".canonicalize",
     "layout": ".layout",
     "legalize": ".legalize",
+    "subpixel": ".subpixel",
     "fuse": ".fuse",
 }
 

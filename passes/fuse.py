@@ -9,12 +9,14 @@ from ..ir.dims import UNKNOWN
 from ..ir.edit import Editor
 from ..ir.graph import Graph, Location, Node, Value, attributes
 from ..ir.types import Tensor
+from .attention import attention_group
 from .definition import define_pass
 from .options import option
+from .rows import row_group
 
 __all__ = ["Fuse", "fuse"]
 
-_HEAVY = {"nn.conv", "nn.conv_transpose", "nn.matmul", "nn.max_pool", "nn.avg_pool"}
+_HEAVY = {"nn.conv", "nn.conv_transpose", "nn.matmul", "nn.max_pool", "nn.avg_pool", "nn.layer_norm", "nn.softmax"}
 """What a group may start with beside elementwise ops: kernels that finish one element at a time, with work to spare."""
 
 _ALSO_ELEMENTWISE = {"nn.gelu", "nn.batch_norm"}
@@ -35,11 +37,13 @@ class Fuse:
 
 @define_pass("fuse", contract="exact", options=Fuse)
 def fuse(graph: Graph, options: Fuse) -> Graph:
-    """Group a product, convolution or pool with the elementwise ops that follow it, and chains of elementwise ops.
+    """Group a product, convolution, pool or norm with the elementwise ops after it, and chains of elementwise ops.
 
     A group grows along a value as long as nothing outside reads it, so each group has one result, and no path leaves
     a group and comes back: there are no cycles. It ends where the shape changes. A group that starts with a heavy op
-    keeps its element type. Other operands, constants among them, are operands of the group.
+    keeps its element type. Other operands, constants among them, are operands of the group. Attention in f32, two
+    products with a softmax between them, is one group with its scale, its mask and the transposes around it. So are
+    reductions of the last axis with what is elementwise around them, such as RMS norm.
 
     Before:
 
@@ -82,6 +86,14 @@ class _Groups:
     def find(self) -> list[list[Node]]:
         """The groups of two nodes or more, in the order of their first nodes."""
         groups = []
+        for node in self.graph.nodes:
+            if node.op.name == "nn.softmax":
+                group = attention_group(node, self.users, self.results)
+            else:
+                group = row_group(node, self.users, self.results, self.position)
+            if group and len(group) <= self.limit and not group & self.taken:
+                self.taken.update(group)
+                groups.append(sorted(group, key=self.position.__getitem__))
         for node in self.graph.nodes:
             if node in self.taken or not _starts(node):
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +32,35 @@ class TvmBackend:
     name = "cpu"
     summary = "x86-64 and other CPUs through TVM: AVX-512, AVX2 or baseline code"
     options = CpuOptions
+    calibration_steps = 4
 
     def target(self, options: CpuOptions) -> Target:
+        import os
+
         from .target import CpuTarget
 
-        return CpuTarget(self._isa(options))
+        return CpuTarget(self._isa(options), options.threads or os.cpu_count() or 1)
 
     def pipeline(self, options: CpuOptions) -> str:
-        return "fold,cse,fuse"
+        return "fold,cse,fuse" if options.exact else "fold,cse,subpixel,fuse"
+
+    def figures(self, options: CpuOptions) -> str:
+        """See `backends.backend.Calibrated`."""
+        from .machine import known_machine
+
+        return known_machine(self._isa(options))[1]
+
+    def calibrate(self, options: CpuOptions, observe: Callable[[str], None]) -> tuple[Path, str]:
+        """See `backends.backend.Calibrated`; IG0505 where this machine does not have the instruction set."""
+        from . import api
+        from .calibrate import calibrate
+        from .machine import default_path
+
+        isa = self._isa(options)
+        if not api.host_runs(isa):
+            hint = f"use cpu:isa={api.host_isa()}"
+            raise error("IG0505", f"this machine does not run {isa}, and cannot be measured with it", hint=hint)
+        return default_path(isa), calibrate(isa, observe).dumps()
 
     def build(self, module: Module, options: CpuOptions) -> TvmProgram:
         from . import api
@@ -51,9 +72,9 @@ class TvmBackend:
         self._set_threads(options)
         plan = lower_module(module, VECTOR_UNITS[isa], exact=options.exact)
         if plan.module is None:
-            return TvmProgram(module, plan, isa, None)
+            return TvmProgram(module, plan, isa)
         executable = api.build_module(plan.module, api.cpu_target(isa))
-        return TvmProgram(module, plan, isa, api.load_executable(executable), executable)
+        return TvmProgram(module, plan, isa, executable=executable)
 
     def load(self, folder: Path, info: Mapping[str, Any], module: Module, options: CpuOptions) -> TvmProgram:
         from .program import load_program
@@ -74,9 +95,9 @@ class TvmBackend:
     def _set_threads(self, options: CpuOptions) -> None:
         import os
 
-        from . import api
+        from . import runtime
 
-        api.set_threads(options.threads or os.cpu_count() or 1)
+        runtime.set_threads(options.threads or os.cpu_count() or 1)
 
 
 BACKEND = TvmBackend()

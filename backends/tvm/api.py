@@ -1,37 +1,52 @@
-"""The only door to TVM: every call into it goes through this module.
+"""The door to TVM's compiler; `runtime.py` is the one to its runtime, and there is no other.
 
-TVM renames its Python API at each release, so the rest of the backend sees only the functions below. TVM is
-imported on first use; importing this module stays cheap.
+TVM renames its Python API at each release, so the rest of the backend sees only the functions below. TVM is imported on
+first use; importing this module stays cheap.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
-import math
 import os
 import platform
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from .runtime import LoadedModule, hidden_torch, without_chatter
 
-ALIGNMENT = 64
-"""Bytes: generated code loads arguments with aligned vector instructions of up to this width."""
+ISA_NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "baseline")
+"""Widest first. `avx512_vnni` is Cascade Lake and later; `avx512_bf16` is Sapphire Rapids, Zen 4 and later;
+`avx2_vnni` is Alder Lake and later, without AVX-512.
+"""
 
-ISA_NAMES = ("avx512", "avx2", "baseline")
-
+_AVX2 = frozenset({"avx2", "fma", "bmi2"})
+_AVX512 = _AVX2 | {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}
+_AVX512_VNNI = _AVX512 | {"avx512_vnni"}
 _ISA_FEATURES: Mapping[str, frozenset[str]] = {
-    "avx512": frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd", "avx2", "fma", "bmi2"}),
-    "avx2": frozenset({"avx2", "fma", "bmi2"}),
+    "avx512_bf16": _AVX512_VNNI | {"avx512_bf16", "avx512_vpopcntdq"},
+    "avx512_vnni": _AVX512_VNNI,
+    "avx512": _AVX512,
+    "avx2_vnni": _AVX2 | {"avx_vnni"},
+    "avx2": _AVX2,
+    "baseline": frozenset(),
 }
-_ISA_MCPU: Mapping[str, str] = {"avx512": "skylake-avx512", "avx2": "haswell", "baseline": "x86-64"}
+# (CPU that LLVM tunes for, what is added to its instructions). Skylake's tuning prefers 256-bit vectors; explicit
+# 512-bit vectors need the preference lifted.
+_ISA_LLVM: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "avx512_bf16": (
+        "skylake-avx512",
+        ("-prefer-256-bit", "+avx512vnni", "+avx512bf16", "+avx512vpopcntdq"),
+    ),
+    "avx512_vnni": ("skylake-avx512", ("-prefer-256-bit", "+avx512vnni")),
+    "avx512": ("skylake-avx512", ("-prefer-256-bit",)),
+    "avx2_vnni": ("haswell", ("+avxvnni",)),
+    "avx2": ("haswell", ()),
+    "baseline": ("x86-64", ()),
+}
 
 
 @functools.cache
@@ -39,19 +54,11 @@ def modules() -> SimpleNamespace:
     """TVM and the parts of it in use: `tvm`, `tirx`, `relax`, `script` (TIR statement builders),
     `IRBuilder`.
     """
-    # TVM's FFI imports torch whenever it is installed, which costs seconds; a None entry makes that import
-    # fail fast.
-    hide_torch = "torch" not in sys.modules
-    if hide_torch:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
+    with hidden_torch():
         import tvm
         from tvm import relax, tirx
         from tvm.script.ir_builder import IRBuilder
         from tvm.tirx.script.builder import ir as script
-    finally:
-        if hide_torch:
-            del sys.modules["torch"]
     return SimpleNamespace(tvm=tvm, tirx=tirx, relax=relax, script=script, IRBuilder=IRBuilder)
 
 
@@ -78,12 +85,13 @@ def host_cpu_flags() -> frozenset[str]:
 
 def host_isa() -> str:
     """The widest of `ISA_NAMES` that this machine executes."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return "baseline"
-    for name in ("avx512", "avx2"):
-        if _ISA_FEATURES[name] <= host_cpu_flags():
-            return name
-    return "baseline"
+    return next(name for name in ("avx512", "avx2", "baseline") if host_runs(name))
+
+
+def host_runs(isa: str) -> bool:
+    """Whether this machine executes code for an instruction set of `ISA_NAMES`."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return isa == "baseline" or (x86 and _ISA_FEATURES[isa] <= host_cpu_flags())
 
 
 def cpu_target(isa: str | None = None, *, cores: int | None = None) -> Any:
@@ -93,11 +101,9 @@ def cpu_target(isa: str | None = None, *, cores: int | None = None) -> Any:
         raise ValueError(f"unknown instruction set {isa!r}; expected one of {', '.join(ISA_NAMES)}")
     spec: dict[str, Any] = {"kind": "llvm", "num-cores": cores or os.cpu_count() or 1}
     if platform.machine().lower() in ("x86_64", "amd64"):
-        spec["mcpu"] = _ISA_MCPU[isa]
-        if isa == "avx512":
-            # Skylake's LLVM tuning prefers 256-bit vectors; explicit 512-bit vectors need the preference
-            # lifted.
-            spec["mattr"] = ["-prefer-256-bit"]
+        spec["mcpu"], attributes = _ISA_LLVM[isa]
+        if attributes:
+            spec["mattr"] = list(attributes)
     return modules().tvm.target.Target(spec)
 
 
@@ -127,9 +133,50 @@ def opaque_pipeline() -> Any:
     )
 
 
+@functools.cache
+def _loops_pipeline() -> str:
+    """The name of the TIR passes for kernels that are loops and buffers from the start: a third of TVM's own.
+
+    What is left out plans blocks, threads and copies, of which there are none, or does what LLVM does anyway.
+    """
+    tvm = modules().tvm
+    t, s = tvm.tirx.transform, tvm.s_tir.transform
+
+    def make() -> tuple[Any, Any, Any]:
+        passes = [
+            s.PlanAndUpdateBufferAllocationLocation(),
+            s.ConvertBlocksToOpaque(),
+            s.LowerOpaqueBlock(),
+            t.FlattenBuffer(),
+            t.BF16ComputeLegalize(),
+            t.NarrowDataType(32),
+            s.LoopPartition(),
+            t.VectorizeLoop(True),
+            t.StorageRewrite(),
+            t.UnrollLoop(),
+            s.RenormalizeSplitPattern(),
+            t.StmtSimplify(),
+            t.RemoveNoOp(),
+            s.RewriteUnsafeSelect(),
+            t.FP8ComputeLegalize(),
+            t.VerifyMemory(),
+            t.AnnotateEntryFunc(),
+            t.SplitHostDevice(),
+            t.MakePackedAPI(),
+            t.FP8StorageLegalize(),
+            t.BF16StorageLegalize(),
+        ]
+        finish = lambda: tvm.ir.transform.Sequential([t.LowerTVMBuiltin(), t.LowerIntrin()])  # noqa: E731
+        return tvm.ir.transform.Sequential(passes), finish, finish
+
+    tvm.tirx.register_tir_pipeline("intaglio_loops", make)
+    return "intaglio_loops"
+
+
 def build_module(module: Any, target: Any) -> Any:
     """Compile an IRModule of a Relax main and scheduled PrimFuncs into an executable."""
-    return modules().relax.build(module, target, relax_pipeline=opaque_pipeline())
+    loops = "default" if target.kind.name != "llvm" else _loops_pipeline()
+    return modules().relax.build(module, target, relax_pipeline=opaque_pipeline(), tir_pipeline=loops)
 
 
 def build_kernel(func: Any, target: Any) -> Any:
@@ -160,110 +207,83 @@ def single_call_module(func: Any, arg_shapes: Sequence[tuple[Any, ...]], out_sha
     return builder.get()
 
 
-_CHATTER = (b"Scope Saving:", b"Scope Loaded:")  # a line for each constant, as a warning
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """TVM's C++ side warns of nothing when it writes and reads constants; whatever else it says is passed on."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # a process without a standard error: nobody to be spared
-        yield
-        return
-    with tempfile.TemporaryFile() as said:
-        sys.stderr.flush()
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            said.seek(0)
-            for line in said:
-                if not any(c in line for c in _CHATTER):
-                    os.write(stderr, line)
-            os.close(stderr)
+def chain_module(func: Any, shape: tuple[int, ...], count: int) -> Any:
+    """An IRModule whose `main(x)` calls a PrimFunc from one fp32 tensor to another `count` times in a row."""
+    api = modules()
+    relax = api.relax
+    builder = relax.BlockBuilder()
+    type = relax.TensorType(shape, "float32")
+    x = relax.Var("x", type)
+    kernel = builder.add_func(func, "kernel")
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            result: Any = x
+            for _ in range(count - 1):
+                result = builder.emit(relax.call_tir(kernel, [result], type))
+            result = builder.emit_output(relax.call_tir(kernel, [result], type))
+        builder.emit_func_output(result)
+    return builder.get()
 
 
 def export_library(executable: Any, path: str | os.PathLike[str]) -> None:
     """Write an executable of `build_module` as a shared library."""
-    with _without_chatter():
+    with without_chatter():
         executable.export_library(os.fspath(path))
 
 
-@dataclass(frozen=True)
-class LoadedModule:
-    """A compiled module bound to the CPU; `call` runs one of its functions on TVM tensors."""
-
-    vm: Any
-
-    def call(self, name: str, *args: Any) -> Any:
-        return self.vm[name](*args)
-
-    def __call__(self, *args: Any) -> Any:
-        return self.vm["main"](*args)
-
-
-def load_library(path: str | os.PathLike[str]) -> LoadedModule:
-    """Load what `export_library` wrote."""
-    api = modules()
-    with _without_chatter():
-        return LoadedModule(api.relax.VirtualMachine(api.tvm.runtime.load_module(os.fspath(path)), api.tvm.cpu()))
-
-
-def load_executable(executable: Any) -> LoadedModule:
+def load_executable(executable: Any, device: str = "cpu") -> LoadedModule:
     """Bind an executable of `build_module` in this process, without a file."""
     api = modules()
-    return LoadedModule(api.relax.VirtualMachine(executable, api.tvm.cpu()))
+    return LoadedModule(api.relax.VirtualMachine(executable, api.tvm.device(device, 0)))
 
 
-# --- tensors and threads
+# --- CUDA
 # -------------------------------------------------------------------------------------------
 
 
-def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    """An uninitialised C-ordered array whose data starts at a multiple of `ALIGNMENT`."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(tuple(shape))
+def cuda_target(arch: str) -> Any:
+    """A CUDA target such as `sm_90`, with this machine's kind of CPU as its host."""
+    spec = {"kind": "cuda", "arch": arch, "max_threads_per_block": 1024, "thread_warp_size": 32}
+    return modules().tvm.target.Target({**spec, "max_shared_memory_per_block": 49152}, host=cpu_target("baseline"))
 
 
-def is_aligned(array: npt.NDArray[Any]) -> bool:
-    """Whether compiled code may read the array in place."""
-    return bool(array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0)
-
-
-def to_tensor(array: npt.NDArray[Any]) -> Any:
-    """A TVM tensor over an array: shares its memory where the array is aligned and writable, copies it
-    otherwise.
-    """
-    runtime = modules().tvm.runtime
-    if is_aligned(array) and array.flags.writeable and array.size:
-        return runtime.from_dlpack(array)
-    return runtime.tensor(np.ascontiguousarray(array))
-
-
-def empty_tensor(shape: Sequence[int], dtype: str = "float32") -> Any:
-    """An uninitialised TVM tensor on the CPU."""
-    return modules().tvm.runtime.empty(tuple(shape), dtype)
-
-
-def to_numpy(tensor: Any) -> npt.NDArray[Any]:
-    """A NumPy array over a TVM tensor's memory (a copy where sharing is impossible)."""
+@contextlib.contextmanager
+def cuda_compiler(compile: Callable[[str], bytes], prologue: str) -> Iterator[None]:
+    """Have `prologue` put before the CUDA source that TVM generates, and `compile` make a cubin of it."""
+    tvm = modules().tvm
+    hooks = {
+        "tvm_callback_cuda_compile": compile,
+        "tvm_callback_cuda_postproc": lambda code, target: prologue + code,
+    }
+    before = {name: tvm.get_global_func(name, allow_missing=True) for name in hooks}
+    for name, function in hooks.items():
+        tvm.register_global_func(name, function, override=True)
     try:
-        return np.from_dlpack(tensor)
-    except (BufferError, RuntimeError, TypeError):
-        return np.asarray(tensor.numpy())
+        yield
+    finally:
+        for name, function in before.items():  # one cannot be taken back: without one before, source stays as it is
+            tvm.register_global_func(name, function or (lambda code, target: code), override=True)
 
 
-def set_threads(count: int) -> None:
-    """Number of threads that parallel loops run on, this thread included; at most the number of cores."""
-    if count < 1:
-        raise ValueError(f"the number of threads must be at least 1, not {count}")
-    # The pool never outgrows the size it is created with, by default half the cores: have it made for all of
-    # them, then let the call choose how many work (mode 1: fastest cores first).
-    os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
-    modules().tvm.get_global_func("runtime.config_threadpool")(1, count)
+def cuda_source(executable: Any) -> str:
+    """The CUDA source in an executable of `build_module`; empty if it has no kernel."""
+    for imported in executable.mod.imports:
+        for module in (imported, *imported.imports):
+            if module.kind == "cuda":
+                return str(module.inspect_source("cuda"))
+    return ""
+
+
+def load_cuda_runtime(libraries: Sequence[str]) -> bool:
+    """Load TVM's CUDA runtime after the libraries it needs; whether it is there now."""
+    tvm = modules().tvm
+    if tvm.get_global_func("device_api.cuda", allow_missing=True) is not None:
+        return True
+    for path in libraries:
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    folder = Path(tvm.__file__).parent / "lib"
+    try:
+        ctypes.CDLL(str(folder / "libtvm_runtime_cuda.so"), mode=ctypes.RTLD_LOCAL)
+    except OSError:
+        return False
+    return tvm.get_global_func("device_api.cuda", allow_missing=True) is not None

@@ -1,31 +1,33 @@
-"""What passes may ask of the target `cpu`: what it runs, and roughly what it costs."""
+"""What passes may ask of the target `cpu`: what it runs, and what that should cost."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...ir.diagnostics import IntaglioError
 from ...ir.dims import UNKNOWN
 from ...ir.graph import Graph, Node
 from ...ir.target import Cost, node_cost
 from ...ir.types import Tensor
+from .cost import estimates
 from .lowering import LOWERINGS
 from .lowering.nodes import check
+from .machine import Machine, known_machine
 
 __all__ = ["CpuTarget"]
 
-# Rough figures of one core, to be replaced by a microbenchmark of the machine at hand.
-FLOPS = {"avx512": 1.0e11, "avx2": 5.0e10, "baseline": 1.2e10}
-SCALAR_FLOPS = 2.0e9  # what the generic loops reach where no template applies
-BANDWIDTH = 2.0e10
-CALL = 1.0e-6  # seconds to start a kernel
-
-_FAST = {"nn.matmul", "nn.conv", "tile.kernel"}
-
 
 class CpuTarget:
-    """See `ir.target.Target`."""
+    """See `ir.target.Target`. `machine` overrides the figures that are known of this one."""
 
-    def __init__(self, isa: str) -> None:
-        self.name, self.isa = "cpu", isa
+    def __init__(self, isa: str, threads: int = 1, machine: Machine | None = None) -> None:
+        self.name, self.isa, self.threads = "cpu", isa, threads
+        self._machine = machine
+
+    @property
+    def machine(self) -> tuple[Machine, str]:
+        """The figures that costs are computed with, and where they are from."""
+        return known_machine(self.isa) if self._machine is None else (self._machine, self._machine.note())
 
     def legal(self, node: Node) -> str:
         """Why the node does not compile, or nothing."""
@@ -54,13 +56,9 @@ class CpuTarget:
         return ""
 
     def cost(self, graph: Graph) -> Cost:
-        """A roofline: for each node the larger of arithmetic and memory traffic, and the start of a kernel."""
-        total = Cost(seconds=0.0)
-        for node in graph.nodes:
-            if node.op.name == "const":
-                continue
-            cost = node_cost(node)
-            peak = FLOPS[self.isa] if node.op.name in _FAST else SCALAR_FLOPS * 4
-            seconds = CALL + max(cost.flops / peak, (cost.bytes_read + cost.bytes_written) / BANDWIDTH)
-            total = total + Cost(cost.flops, cost.bytes_read, cost.bytes_written, seconds, cost.notes)
+        """The sum over the nodes, each as one kernel (see `cost.py`), and the start of the program."""
+        machine, note = self.machine
+        total = Cost(seconds=machine.entry, notes=(note,))
+        for node, found in estimates(graph, machine, self.threads):
+            total = total + replace(node_cost(node), seconds=found.seconds)
         return total

@@ -16,6 +16,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", type=Path, metavar="X.npz", help="inputs by name (default: random numbers)")
     parser.add_argument("--threads", type=int, default=1, help="threads for each contender (default: 1)")
+    parser.add_argument(
+        "--specialise",
+        type=int,
+        default=0,
+        metavar="N",
+        help="compile for the sizes at hand, and keep up to N such programs (default: 0, one for all sizes)",
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to measure each contender (default: 2)")
 
 
@@ -25,9 +32,10 @@ def run(args: argparse.Namespace) -> int:
     from ..arrays import as_typed, read_arrays
     from ..measure import Contender, measure, onnxruntime_contender, random_inputs, table
 
-    if args.threads < 1 or not 0 < args.seconds < 3600:
-        raise error("IG0002", "--threads is at least 1, and --seconds a positive number below 3600")
-    compiled = Compiled.load(args.artifact, threads=args.threads)
+    if args.threads < 1 or args.specialise < 0 or not 0 < args.seconds < 3600:
+        what = "--threads is at least 1, --specialise at least 0, and --seconds a positive number below 3600"
+        raise error("IG0002", what)
+    compiled = Compiled.load(args.artifact, specialise=args.specialise, threads=args.threads)
     inputs = random_inputs(compiled.module)
     if args.input is not None:
         types = {v.name: v.type for v in compiled.graph.inputs}

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...backends.backend import KernelCost
 from ..outline import Outline, OutlineNode
 from .drawing import draw, kind
 
@@ -30,8 +31,8 @@ LEGEND = {
 ROWS = 60  # of the node table; the rest is the tail that nobody optimises
 
 
-def render(compiled: Compiled) -> str:
-    """The page."""
+def render(compiled: Compiled, kernels: Sequence[KernelCost] = ()) -> str:
+    """The page; `kernels` are the program's, in the order in which they run."""
     from ..outline import outline
 
     manifest = compiled.manifest
@@ -48,6 +49,7 @@ def render(compiled: Compiled) -> str:
             + _graph("before the passes", before, "b", False),
         ),
         _section("Where the work is", _costs(after)),
+        _section("Kernels", _kernels(kernels, manifest.cost.notes)) if kernels else "",
         _section("Ledger", _ledger(compiled)),
         _section("Passes", _timings(compiled)),
         _backend(manifest.backend),
@@ -185,6 +187,43 @@ def _intensity(n: OutlineNode) -> str:
     return f"{n.flops / n.bytes:.1f}" if n.bytes else "-"
 
 
+def _kernels(kernels: Sequence[KernelCost], notes: Sequence[str]) -> str:
+    """Kernels of one name are one row: they are one function, called several times."""
+    groups: dict[tuple[str, tuple[str, ...]], list[KernelCost]] = {}
+    for k in kernels:
+        groups.setdefault((k.name, k.ops), []).append(k)
+    taken = [sum(_taken(k) for k in group) for group in groups.values()]
+    total = sum(taken) or 1.0
+    rows = []
+    for ((name, ops), group), seconds in sorted(zip(groups.items(), taken, strict=True), key=lambda row: -row[1]):
+        measured = [k.measured for k in group if k.measured is not None]
+        rows.append(
+            (
+                _code(name),
+                _code(" ".join(ops)),
+                str(len(group)),
+                _microseconds(sum(k.predicted for k in group)),
+                _microseconds(sum(measured)) if measured else "",
+                escape(group[0].bound),
+                f"{seconds / total:.1%}",
+                _bar(seconds / total),
+            )
+        )
+    heads = ("kernel", "ops in it", "calls", "predicted µs", "measured µs", "bound by", "share", "")
+    how = "Sums over the calls of one run. " + " ".join(f"{note[:1].upper()}{note[1:]}." for note in notes)
+    if not any(k.measured is not None for k in kernels):
+        how += " Not measured: `intaglio report --measure` does that."
+    return _table(heads, rows, right=(2, 3, 4, 6)) + f'<p class="quiet">{escape(how)}</p>'
+
+
+def _taken(k: KernelCost) -> float:
+    return k.predicted if k.measured is None else k.measured
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f}"
+
+
 def _ledger(compiled: Compiled) -> str:
     ledger = compiled.ledger
     rows = []
@@ -222,6 +261,8 @@ def _backend(info: Mapping[str, Any]) -> str:
     """What the target recorded: lists of records as tables, the rest as names and values."""
     parts, plain = [], []
     for name, value in info.items():
+        if name == "kernels":
+            continue  # has a section of its own
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             heads = list(dict.fromkeys(k for v in value for k in v))
             rows = [[_code(_brief(v.get(h, ""))) for h in heads] for v in value]

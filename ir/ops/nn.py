@@ -103,7 +103,7 @@ def _conv_part(x: Any, w: Any, strides: Any, pads: Any, dilations: Any, g: int) 
     view = windows(pad_spatial(x, pads, 0), w.shape[2:], _ones(strides, rank), _ones(dilations, rank))
     n, spatial, m = x.shape[0], view.shape[2 : 2 + rank], w.shape[0]
     if w.shape[1] == 1 and g == m == x.shape[1]:  # depthwise: no matrix product in it
-        axes = "abcdef"[:rank]
+        axes = "uvwxyz"[:rank]
         return np.einsum(f"nc...{axes},c{axes}->nc...", view, w[:, 0], optimize=False)
     columns = np.moveaxis(view, 1, 1 + rank).reshape(n, math.prod(spatial), g, -1)  # [N, O, g, C/g*K]
     kernel = w.reshape(g, m // g, -1)

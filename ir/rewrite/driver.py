@@ -97,6 +97,8 @@ def rewrite(
         result = editor.freeze()
     finally:
         if collecting:
+            gc.freeze()  # what was made is here to stay: the collector
+            gc.unfreeze()  # shall not walk it once for each of its young generations
             gc.enable()
     if not statistics.total:
         result = graph
@@ -107,7 +109,6 @@ def rewrite(
 def _run(e: Editor, rules: Ruleset, statistics: Statistics, limit: int | None, only: Only | None) -> None:
     find, all_rules, fired, nodes = rules.matchers.get, rules.rules, statistics.fired, e.nodes
     given = iter(tuple(nodes))
-    ahead = set(nodes)  # given nodes that were not looked at yet: so were none of their readers
     again: list[Node] = []  # nodes to look at before going on, the first ones last
     waiting: set[Node] = set()  # the same
     born: dict[Node, tuple[int, str, Any]] = {}  # new node -> generation, rule, the chain before
@@ -120,7 +121,7 @@ def _run(e: Editor, rules: Ruleset, statistics: Statistics, limit: int | None, o
             if following is None:
                 return
             n = following
-            ahead.discard(n)
+            n.ahead = False
         matcher = find(n.op)
         if matcher is None or n.uses is None or (only is not None and not only(n)):
             continue
@@ -143,7 +144,7 @@ def _run(e: Editor, rules: Ruleset, statistics: Statistics, limit: int | None, o
         generation = before[0] + 1 if before is not None else 1
         if generation > GENERATIONS:
             raise _loop(rule.name, before)
-        readers = [u for u in n.uses if u not in ahead and u is not e]
+        readers = [u for u in n.uses if u is not e and not u.ahead]
         e.replace(n, values)
         if isinstance(rule.contract, Bounded):
             statistics.bounded.append((rule.contract, tuple(values)))
@@ -151,7 +152,7 @@ def _run(e: Editor, rules: Ruleset, statistics: Statistics, limit: int | None, o
         for m in fresh:
             born[m] = (generation, rule.name, before)
         if readers:
-            readers = _affected(readers, rules, ahead)
+            readers = _affected(readers, rules)
         for u in [*reversed(readers), *reversed(fresh)]:
             if u not in waiting and find(u.op) is not None:
                 waiting.add(u)
@@ -170,12 +171,12 @@ def _check(rule: Rule, n: Node, values: Sequence[Value]) -> None:
             raise error("IG0401", what, notes=[f"from: {n.loc}"] if n.loc else [], hint="a rewrite keeps types")
 
 
-def _affected(readers: list[Any], rules: Ruleset, ahead: set[Node]) -> list[Any]:
+def _affected(readers: list[Any], rules: Ruleset) -> list[Any]:
     """`readers` of what changed, and the readers above them that may match now, as far up as a pattern reaches."""
     links, seen, level = rules.links, set(readers), readers
     for _ in range(rules.reach - 1):
-        above = [(u, m.op) for m in level for u in m.uses or () if u not in ahead and u not in seen]
-        level = [u for u, op in above if isinstance(u, Node) and (u.op, op) in links]
+        above = [(u, m.op) for m in level for u in m.uses or () if u not in seen]
+        level = [u for u, op in above if isinstance(u, Node) and not u.ahead and (u.op, op) in links]
         if not level:
             break
         seen.update(level)

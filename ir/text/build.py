@@ -7,6 +7,7 @@ types that it claims.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..diagnostics import Diagnostic, IntaglioError
 from ..graph import NO_ATTRS, Attrs, Graph, Location, Module, Node, Value, attributes
 from ..op import Op
 from ..ops import OPS, get
-from ..types import ELEM_NAMES, Type
+from ..types import ELEM_NAMES, Tensor, Type
 from ..verify import agrees
 from ..weights import Weights
 from . import syntax
@@ -174,7 +175,11 @@ class Builder:
         if isinstance(found, Reference):
             value = self.lookup(found)
         else:
-            value = Constant(array_of(found, t, results[0].pos))
+            array = array_of(found, t, results[0].pos)
+            shape = [d for d in t.shape if isinstance(d, int)] if isinstance(t, Tensor) else []
+            if isinstance(t, Tensor) and len(shape) == len(t.shape) and array.size == math.prod(shape):
+                array = array.reshape(shape)  # a list stands for any shape of as many elements, in row-major order
+            value = Constant(array)
         op, attrs = OPS["const"], attributes({"value": value})
         try:
             op.check_declared((), attrs, (t,))

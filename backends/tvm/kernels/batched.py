@@ -51,7 +51,7 @@ def batched_matmul(
             total = total * d
         with emit.parallel(total * product.blocks) as task:
             position, block = task // product.blocks, task % product.blocks
-            index = _unravel(position, leading)
+            index = unravel(position, leading)
             product.block(index, _project(index, a_shape[:-2]), _project(index, b_shape[:-2]), block)
     return Kernel(emit.func, (None, None), (a_shape, b_shape), out_shape)
 
@@ -74,12 +74,14 @@ def _broadcast(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...] | None
     return tuple(y if _is_one(x) else x for x, y in zip(a, b, strict=True))
 
 
-def _unravel(position: Expr, dims: tuple[Dim, ...]) -> tuple[Expr, ...]:
-    result: list[Expr] = []
-    for d in reversed(dims):
-        result.append(0 if _is_one(d) else position % d)
+def unravel(position: Expr, dims: Sequence[Dim]) -> tuple[Expr, ...]:
+    """The index of a flat position."""
+    index: list[Expr] = []
+    for i, d in enumerate(reversed(dims)):
+        outermost = all(_is_one(e) for e in dims[: len(dims) - 1 - i])
+        index.append(0 if _is_one(d) else position if outermost else position % d)
         position = position if _is_one(d) else position // d
-    return tuple(reversed(result))
+    return tuple(reversed(index))
 
 
 def _project(index: tuple[Expr, ...], dims: tuple[Dim, ...]) -> tuple[Expr, ...]:
@@ -112,9 +114,7 @@ class _Product:
         self.blocks = ceil_div(columns, self.width)
         self.uses_panel = known >= ROWS_WORTH_A_PANEL
 
-    def block(
-        self, index: tuple[Expr, ...], a_at: tuple[Expr, ...], b_at: tuple[Expr, ...], block: Expr
-    ) -> None:
+    def block(self, index: tuple[Expr, ...], a_at: tuple[Expr, ...], b_at: tuple[Expr, ...], block: Expr) -> None:
         # The last block steps back, so that all have one width.
         start = self.emit.min(block * self.width, self.columns - self.width) if self.blocks > 1 else 0
         panel = self._copy_panel(b_at, start) if self.uses_panel else None

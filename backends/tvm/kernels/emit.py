@@ -35,13 +35,16 @@ class Emitter:
     def extra_args(self, extras: Sequence[ExtraOperand]) -> tuple[Any, ...]:
         return tuple(self.arg(f"extra{i}", e.shape, e.dtype) for i, e in enumerate(extras))
 
-    def scratch(self, *shape: int) -> Any:
+    def scratch(self, *shape: Dim, dtype: str = "float32") -> Any:
         """Memory from the runtime's workspace pool; allocate it once a task, not once a tile."""
-        return self._script.alloc_buffer(shape, "float32", layout=None)
+        return self._script.alloc_buffer(shape, dtype, layout=None)
 
-    def registers(self, *shape: int) -> Any:
-        """Stack memory; becomes registers where every index is a constant."""
-        return self._script.alloc_buffer(shape, "float32", scope="local", layout=None)
+    def registers(self, *shape: int, dtype: str = "float32") -> Any:
+        """Memory for less than 1024 bytes on the stack; becomes registers where every index is a constant.
+
+        Larger arrays are from the workspace pool, and so would be any with TVM's scope "local".
+        """
+        return self._script.alloc_buffer(shape, dtype, layout=None)
 
     # loops and branches
 
@@ -81,17 +84,35 @@ class Emitter:
     def const(self, value: float) -> Expr:
         return self._tirx.const(value, "float32")
 
+    def integer(self, value: int) -> Expr:
+        return self._tirx.const(value, "int32")
+
+    def reinterpret(self, value: Expr, dtype: str) -> Expr:
+        """The same bits, lane by lane, as another type of 32 bits."""
+        lanes = value.ty.dtype.lanes
+        return self._tirx.reinterpret(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
     def min(self, a: Expr, b: Expr) -> Expr:
         return self._tirx.min(a, b)
 
     def max(self, a: Expr, b: Expr) -> Expr:
         return self._tirx.max(a, b)
 
+    def larger(self, a: Expr, b: Expr) -> Expr:
+        """max(a, b) in which nan wins; `max` returns b where either is nan."""
+        return self._tirx.Select(self._tirx.isnan(a), a, self._tirx.max(a, b))
+
     def bind(self, value: Expr) -> Expr:
         """A name for a value: keeps the simplifier from taking an index apart where it should fold it
         whole.
         """
         return value if isinstance(value, int) else self._script.Bind(value)
+
+    def step_back(self, index: Expr, size: int, extent: int) -> Expr:
+        """Start of piece `index` of [0, extent) in pieces of `size`; the last one steps back to be whole."""
+        if size == extent:
+            return 0
+        return index * size if extent % size == 0 else self.min(index * size, extent - size)
 
     def to_float(self, value: Expr) -> Expr:
         return self._tirx.Cast("float32", value)
@@ -113,10 +134,49 @@ class Emitter:
         """Lanes picked by position in the concatenation of the vectors."""
         return self._tirx.Shuffle(list(vectors), list(indices))
 
+    def cast(self, value: Expr, dtype: str) -> Expr:
+        """Each lane converted to another type."""
+        lanes = value.ty.dtype.lanes
+        return self._tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
+    def bits(self, value: Expr, dtype: str) -> Expr:
+        """All bits of a value, as another type (`int8x64`) of the same size."""
+        return self._tirx.reinterpret(dtype, value)
+
+    def splat_of(self, value: float, dtype: str, width: int) -> Expr:
+        """A constant of some type in every lane."""
+        return self.splat(self._tirx.const(value if dtype.startswith("float") else int(value), dtype), width)
+
+    def popcount(self, value: Expr) -> Expr:
+        return self._tirx.popcount(value)
+
+    def intrinsic(self, dtype: str, name: str, *args: Expr) -> Expr:
+        """A call of one of LLVM's intrinsics without side effects."""
+        return self._tirx.call_llvm_pure_intrin(dtype, self._script.llvm_lookup_intrinsic_id(name), *args)
+
+    def external(self, dtype: str, name: str, *args: Expr) -> Expr:
+        """A call of a function without side effects that `llvm` defines."""
+        return self._tirx.call_pure_extern(dtype, name, *args)
+
+    @contextmanager
+    def llvm(self, text: str) -> Iterator[None]:
+        """LLVM assembly that the statements inside may call; nothing where there is no text."""
+        if not text:
+            yield
+        else:
+            with self._script.attr(self._tirx.const(0, "int32"), "pragma_import_llvm", text):
+                yield
+
     # statements
 
     def store(self, buffer: Any, index: Sequence[Expr], value: Expr) -> None:
         self._script.buffer_store(buffer, value, list(index))
+
+    def prefetch(self, buffer: Any, index: Sequence[Expr]) -> None:
+        """Have the cache line at an index fetched into L2; an index past the end does no harm."""
+        at = self._tirx.address_of(buffer[tuple(index)])
+        hints = [self.integer(value) for value in (0, 2, 1)]  # to be read, into L2, data
+        self._script.evaluate(self._tirx.call_llvm_intrin("void", "llvm.prefetch", at, *hints))
 
     def fill_row(
         self, buffer: Any, prefix: Sequence[Expr], start: Expr, length: int, value: float, lanes: int
@@ -126,7 +186,7 @@ class Emitter:
             return
         for offset, width in cover(length, lanes):
             index = [*prefix, self.ramp(start + offset, width)]
-            self.store(buffer, index, self.splat(self.const(value), width))
+            self.store(buffer, index, self.splat_of(value, str(buffer.dtype), width))
 
     def for_each_vector(self, length: int, lanes: int, body: Callable[[Expr, int], None]) -> None:
         """Call body(start, width) for vectors that cover [0, length): whole ones in a loop, the last one

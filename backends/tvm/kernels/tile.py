@@ -16,12 +16,23 @@ LOAD_WEIGHT = 0.25
 """Issue slots a load costs even where FMAs outnumber loads: front end and cache ports are shared."""
 
 
-def _slots(rows: int, vectors: int) -> float:
+def issue_slots(rows: int, vectors: int) -> float:
     """Issue slots of one step of a register tile: FMAs or loads, whichever are more, with unhidden
     latency.
     """
     fmas, loads = rows * vectors, rows + vectors
     return max(fmas, FMA_LATENCY_X_PORTS, loads) + LOAD_WEIGHT * loads
+
+
+STACK_BYTES = 1023
+"""Larger arrays TVM takes from its workspace, with a call for each and a copy in memory of what is in registers."""
+
+
+def stack_chunks(rows: int, pitch: int) -> list[range]:
+    """`rows` rows of `pitch` numbers of 4 bytes in about equal parts that TVM leaves on the stack."""
+    most = max(1, STACK_BYTES // (4 * pitch))
+    size = ceil_div(rows, ceil_div(rows, most))
+    return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
 @functools.cache
@@ -39,7 +50,7 @@ def choose_tile(rows: int, vectors: int, unit: VectorUnit) -> tuple[int, int]:
                 continue
             row_edges = [(rows // r, r), (1, rows % r)]
             column_edges = [(vectors // v, v), (1, vectors % v)]
-            cost = sum(n * m * _slots(y, x) for n, y in row_edges for m, x in column_edges if y and x)
+            cost = sum(n * m * issue_slots(y, x) for n, y in row_edges for m, x in column_edges if y and x)
             if best is None or cost < best[0] - 1e-9:
                 best = (cost, r, v)
     assert best is not None
@@ -51,34 +62,47 @@ class RegisterTile:
     registers.
     """
 
-    def __init__(self, emit: Emitter, rows: int, vectors: int, lanes: int) -> None:
-        self._emit = emit
+    def __init__(self, emit: Emitter, rows: int, vectors: int, lanes: int, dtype: str = "float32") -> None:
+        self._emit, self.dtype = emit, dtype
         self._shape = (rows, vectors, lanes)
-        self._acc = emit.registers(rows, vectors * lanes)
+        self._acc = [[emit.registers(lanes, dtype=dtype) for _ in range(vectors)] for _ in range(rows)]
 
     def fill(self, value: float = 0.0) -> None:
-        self.update(lambda acc, r, v: self._emit.splat(self._emit.const(value), self._shape[2]))
+        self.update(lambda acc, r, v: self._emit.splat_of(value, self.dtype, self._shape[2]))
 
     def update(self, value: Callable[[Expr, int, int], Expr]) -> None:
         """acc[r, v] = value(acc[r, v], r, v)."""
-        emit, (rows, vectors, lanes) = self._emit, self._shape
-        for r in range(rows):
-            for v in range(vectors):
-                at = [r, emit.ramp(v * lanes, lanes)]
-                emit.store(self._acc, at, value(self._acc[tuple(at)], r, v))
+        for r in range(self._shape[0]):
+            for v in range(self._shape[1]):
+                self.update_one(r, v, lambda acc, r=r, v=v: value(acc, r, v))  # type: ignore[misc]
+
+    def __getitem__(self, at: tuple[int, int]) -> Expr:
+        """The vector acc[r, v]."""
+        return self._acc[at[0]][at[1]][self._emit.ramp(0, self._shape[2])]
+
+    def update_one(self, r: int, v: int, value: Callable[[Expr], Expr]) -> None:
+        """acc[r, v] = value(acc[r, v])."""
+        self._emit.store(self._acc[r][v], [self._emit.ramp(0, self._shape[2])], value(self[r, v]))
 
     def add_outer(self, scalar: Callable[[int], Expr], vector: Callable[[int], Expr]) -> None:
         """acc[r, v] += scalar(r) * vector(v)."""
         self.update(lambda acc, r, v: acc + self._emit.splat(scalar(r), self._shape[2]) * vector(v))
 
-    def spill(self, buffer: Any, index: Callable[[int, int], list[Expr]]) -> None:
-        """Store accumulators: vector v of row r goes to buffer[index(r, v)] and following."""
-        emit, (rows, vectors, lanes) = self._emit, self._shape
-        for r in range(rows):
+    def spill(
+        self, buffer: Any, index: Callable[[int, int], list[Expr]], rows: range | None = None
+    ) -> None:
+        """Store accumulators, of all rows or some: vector v of row r goes to buffer[index(r, v)] and following."""
+        emit, (count, vectors, lanes) = self._emit, self._shape
+        for r in range(count) if rows is None else rows:
             for v in range(vectors):
-                value = self._acc[r, emit.ramp(v * lanes, lanes)]
                 *prefix, last = index(r, v)
-                emit.store(buffer, [*prefix, emit.ramp(last, lanes)], value)
+                emit.store(buffer, [*prefix, emit.ramp(last, lanes)], self[r, v])
+
+    def spill_vector(self, buffer: Any, v: int, rows: range) -> None:
+        """Store vector v of some rows, one after the other."""
+        lanes = self._shape[2]
+        for i, r in enumerate(rows):
+            self._emit.store(buffer, [self._emit.ramp(i * lanes, lanes)], self[r, v])
 
     def store(
         self,
@@ -96,17 +120,18 @@ class RegisterTile:
         # short one LLVM unrolls the loop, and the detour is gone.
         emit, (rows, _, lanes) = self._emit, self._shape
         pitch = ceil_div(valid, lanes) * lanes
-        stack = emit.registers(rows * pitch)
-        self.spill(stack, lambda r, v: [r * pitch + starts[v]])
+        for some in stack_chunks(rows, pitch):
+            stack = emit.registers(len(some) * pitch, dtype=self.dtype)
+            self.spill(stack, lambda r, v, first=some.start: [(r - first) * pitch + starts[v]], some)  # type: ignore[misc]
 
-        def row(r: Expr) -> None:
-            for start, width in cover(valid, lanes):
-                with emit.lanes(width) as lane:
-                    at = index(r, start + lane)
-                    emit.store(out, at, epilogue(stack[r * pitch + start + lane], at, extras))
+            def row(r: Expr, first: int = some.start, stack: Any = stack) -> None:
+                for start, width in cover(valid, lanes):
+                    with emit.lanes(width) as lane:
+                        at = index(first + r, start + lane)
+                        emit.store(out, at, epilogue(stack[r * pitch + start + lane], at, extras))
 
-        if rows == 1:
-            row(0)
-        else:
-            with emit.serial(rows) as r:
-                row(r)
+            if len(some) == 1:
+                row(0)
+            else:
+                with emit.serial(len(some)) as r:
+                    row(r)

@@ -52,14 +52,14 @@ def winograd(
     )
 
 
-def _apart(length: int) -> int:
+def apart(length: int) -> int:
     """A length of planes accessed together: two cache lines past a page, so that they fall into different
     sets.
     """
     return ceil_div(length, 1024) * 1024 + 32
 
 
-def _combine(emit: Emitter, factors: Sequence[float], vectors: Sequence[Expr], lanes: int) -> Expr:
+def combine(emit: Emitter, factors: Sequence[float], vectors: Sequence[Expr], lanes: int) -> Expr:
     """The sum of factor * vector.
 
     Points come in pairs of opposite sign, whose rows agree in the even powers and differ by sign in the odd
@@ -111,8 +111,8 @@ class _Task:
         panel = emit.scratch(self.panel.size(1, 2 * self.unit.lanes))
         # Vectors of a row's last tiles run on into the next row's, which overwrite them; the slack is for the
         # last.
-        points = emit.scratch(plan.points, _apart(shape.inputs * self.pitch))
-        products = emit.scratch(plan.points, _apart(plan.block * plan.padded))
+        points = emit.scratch(plan.points, apart(shape.inputs * self.pitch))
+        products = emit.scratch(plan.points, apart(plan.block * plan.padded))
         planes = emit.scratch(plan.m * plan.m, plan.padded + self.unit.lanes)
         row = emit.scratch(plan.tiles.columns.out * plan.m)
         with emit.serial(shape.inputs) as c:
@@ -154,13 +154,13 @@ class _Task:
             column = [panel[emit.ramp(base + self.panel.tap(i, j), width)] for i in range(size)]
             for i in range(size):
                 emit.store(
-                    half, [i * size + j, emit.ramp(0, width)], _combine(emit, matrix[i], column, width)
+                    half, [i * size + j, emit.ramp(0, width)], combine(emit, matrix[i], column, width)
                 )
         at = emit.ramp(c * self.pitch + r * self.plan.tiles.columns.out + first, width)
         for i in range(size):
             row = [half[i * size + j, emit.ramp(0, width)] for j in range(size)]
             for j in range(size):
-                emit.store(points, [i * size + j, at], _combine(emit, matrix[j], row, width))
+                emit.store(points, [i * size + j, at], combine(emit, matrix[j], row, width))
 
     def _multiply(self, o: Expr, width: int, points: Any, products: Any) -> None:
         """The products of all points for a block of output channels."""
@@ -198,12 +198,12 @@ class _Task:
                 column = [products[a * size + b, source] for a in range(size)]
                 for a in range(m):
                     emit.store(
-                        half, [a * size + b, emit.ramp(0, lanes)], _combine(emit, matrix[a], column, lanes)
+                        half, [a * size + b, emit.ramp(0, lanes)], combine(emit, matrix[a], column, lanes)
                     )
             for a in range(m):
                 line = [half[a * size + b, emit.ramp(0, lanes)] for b in range(size)]
                 for b in range(m):
-                    emit.store(planes, [a * m + b, at], _combine(emit, matrix[b], line, lanes))
+                    emit.store(planes, [a * m + b, at], combine(emit, matrix[b], line, lanes))
         window = self.shape.window
         with emit.serial(plan.tile_rows) as r, emit.serial(m) as a:
             y = (start + r) * m + a

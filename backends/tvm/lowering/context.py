@@ -18,7 +18,7 @@ from .elements import array_of, compute_dtype, from_memory, rounded, storage_dty
 from .expr import Expr, Index, const
 from .loops import elementwise_nest
 from .problems import unbound
-from .temporaries import Temporaries
+from .temporaries import LANES, Temporaries
 from .tensor import Lazy, Sink, Source, project
 
 __all__ = ["Context"]
@@ -41,7 +41,8 @@ class Context:
         self.add_constant: Callable[[Any], Any] | None = None
         self._dims: dict[str, Any] = {}
         self._extents: dict[Dim, Expr] = {}
-        self.temporaries = Temporaries()
+        self._scope = "local" if unit.simt else "global"
+        self.temporaries = Temporaries(0 if unit.simt else LANES, self._scope)
         self._scopes: list[_Scope] = []
         self._element: tuple[Source, Index, Expr] | None = None
         self._memory: dict[Lazy, Lazy] = {}
@@ -176,7 +177,7 @@ class Context:
 
     def accumulators(self, count: int, dtype: str) -> Any:
         """Stack memory of a few elements."""
-        return modules().script.alloc_buffer((count,), dtype, scope="local", layout=None)
+        return modules().script.alloc_buffer((count,), dtype, scope=self._scope, layout=None)
 
     def pure(self, x: Lazy) -> Lazy:
         """x as something that can be read anywhere and any number of times: computed into memory if need be."""

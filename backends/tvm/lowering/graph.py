@@ -8,6 +8,7 @@ constants are left to the caller (`Plan.outputs`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +22,20 @@ from ....ir.interpret import run_node
 from ....ir.types import Tensor
 from ..api import modules, symbolic_dim
 from ..kernels import VectorUnit
+from ..kernels.blocked.relayout import relayout
+from ..kernels.layout import PLAIN, Blocked, Layout
 from .elements import array_of, storage_dtype
-from .kernel import lower_node
+from .kernel import Call, lower_node
+from .layouts import blocked_layouts
 from .problems import data_dependent
 
 __all__ = ["Plan", "lower_module"]
 
 FOLDED_GROWTH = 1 << 20
 """Bytes that a constant computed now may take beyond its operands."""
+
+EXTERNAL = 1 << 16
+"""Bytes from which on a constant is passed to `main` instead of being part of it: it is mapped from a file, once."""
 
 _VIEWS = {"shape.reshape", "shape.squeeze", "shape.unsqueeze", "quant.store", "quant.load"}
 
@@ -37,22 +44,28 @@ _VIEWS = {"shape.reshape", "shape.squeeze", "shape.unsqueeze", "quant.store", "q
 class Plan:
     """`module` is None when nothing is computed. `symbols` are passed first, in this order.
 
-    `outputs` says where each result comes from: ("computed", i), ("input", i) or ("constant", array).
+    `outputs` says where each result comes from: ("computed", i), ("input", i) or ("constant", array). `weights` are
+    passed after the inputs; smaller constants are in the module. `kernels` are the functions that `main` calls, in
+    order, each with the position of its node in the graph (-1: a copy).
     """
 
     module: Any
     symbols: tuple[str, ...]
     outputs: tuple[tuple[str, Any], ...]
+    weights: tuple[Any, ...] = ()
+    kernels: tuple[tuple[str, int], ...] = ()
 
 
-def lower_module(module: Module, unit: VectorUnit, *, exact: bool = False) -> Plan:
-    """Lower the main graph; raises IG0502 and IG0503."""
-    return _Lowering(module.main, unit, exact).run()
+def lower_module(
+    module: Module, unit: VectorUnit, *, exact: bool = False, lower: Callable[..., Call] = lower_node
+) -> Plan:
+    """Lower the main graph, each node by `lower`; raises IG0502 and IG0503."""
+    return _Lowering(module.main, unit, exact, lower).run()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, unit: VectorUnit, exact: bool) -> None:
-        self.graph, self.unit, self.exact = graph, unit, exact
+    def __init__(self, graph: Graph, unit: VectorUnit, exact: bool, lower: Callable[..., Call]) -> None:
+        self.graph, self.unit, self.exact, self.lower = graph, unit, exact, lower
         self.relax = modules().relax
         self.builder = self.relax.BlockBuilder()
         names = sorted({s for v in graph.inputs for s in symbols(v.type.shape)})
@@ -61,6 +74,13 @@ class _Lowering:
         self.env: dict[Value, Any] = {}
         self.roots: dict[Value, Value] = {}  # views to what they look at
         self.arrays: dict[int, tuple[Any, Any]] = {}
+        self.weights: list[Any] = []
+        self.kernels: list[tuple[str, int]] = []
+        self.positions = {node: i for i, node in enumerate(graph.nodes)}
+        self.params: list[Any] = []
+        self.wanted: dict[Value, Blocked] = {}
+        self.layouts: dict[Value, Layout] = {}  # of values that are not plain
+        self.copies: dict[tuple[Value, Layout], Any] = {}  # values in another layout than their own
 
     def run(self) -> Plan:
         calls: list[Any] = []
@@ -70,6 +90,8 @@ class _Lowering:
             elif not self._fold(node):
                 self._check_known(node)
                 calls.append(node)
+        if not self.exact:
+            self.wanted = blocked_layouts(self.graph, calls, self.constants, self.unit)
         computed = self._computed(calls)
         if not computed:
             return Plan(None, tuple(self.dims), tuple(self._source(v, {}) for v in self.graph.outputs))
@@ -78,15 +100,16 @@ class _Lowering:
         for i, v in enumerate(self.graph.inputs):
             self.env[v] = relax.Var(f"x{i}", self._type(v.type))
             params.append(self.env[v])
-        with self.builder.function("main", params):
+        with self.builder.function("main"):
             with self.builder.dataflow():
                 for node in calls:
                     self._emit(node)
                 results = [self._result(v) for v in computed]
                 out = self.builder.emit_output(relax.Tuple(results))
-            self.builder.emit_func_output(out)
+            self.builder.emit_func_output(out, params + self.params)
         position = {v: i for i, v in enumerate(computed)}
-        return Plan(self.builder.get(), tuple(self.dims), tuple(self._source(v, position) for v in self.graph.outputs))
+        outputs = tuple(self._source(v, position) for v in self.graph.outputs)
+        return Plan(self.builder.get(), tuple(self.dims), outputs, tuple(self.weights), tuple(self.kernels))
 
     # --- what needs no kernel ---------------------------------------------------------------------------------------
 
@@ -141,18 +164,25 @@ class _Lowering:
     def _shape(self, shape: tuple[Extent, ...]) -> list[Any]:
         return [self._extent(d) for d in shape]
 
-    def _type(self, type: Any) -> Any:
-        return self.relax.TensorType(self._shape(type.shape), storage_dtype(type.elem))
+    def _type(self, type: Any, layout: Layout = PLAIN) -> Any:
+        return self.relax.TensorType(layout.shape(self._shape(type.shape)), storage_dtype(type.elem))
 
-    def _operand(self, x: Value | Any) -> Any:
+    def _operand(self, x: Value | Any, layout: Layout = PLAIN) -> Any:
+        """A value or an array as an argument, copied where the value lies otherwise in memory."""
         if isinstance(x, Value):
             if x in self.env:
-                return self.env[x]
+                own = self.layouts.get(x, PLAIN)
+                return self.env[x] if own == layout else self._relaid(x, own, layout)
             x = self.constants[x].array
         array = array_of(x)
         found = self.arrays.get(id(x))
         if found is None:
-            made = self.relax.const(constant_tensor(array), str(array.dtype))
+            if array.nbytes >= EXTERNAL and array.ndim:
+                made = self.relax.Var(f"w{len(self.weights)}", self.relax.TensorType(array.shape, str(array.dtype)))
+                self.weights.append(array)
+                self.params.append(made)
+            else:
+                made = self.relax.const(constant_tensor(array), str(array.dtype))
             found = self.arrays[id(x)] = (x, made)  # holds x, or its id could be reused
         return found[1]
 
@@ -160,10 +190,17 @@ class _Lowering:
         if node.op.name in _VIEWS and 0 not in node.output.type.shape:  # Relax does not reshape nothing into nothing
             self._view(node)
             return
-        call = lower_node(node, self.constants, self.unit, exact=self.exact)
+        wanted = self.wanted.get(node.outputs[0], PLAIN)
+        call = self.lower(node, self.constants, self.unit, exact=self.exact, layouts=self.layouts, wanted=wanted)
         gvar = self.builder.add_func(call.func, node.op.name.replace(".", "_"))
-        types = [self._type(v.type) for v in call.results]
-        args = [self._operand(x) for x in call.operands]
+        if call.layout is not PLAIN:
+            self.layouts[node.output] = call.layout
+        types = [self._type(v.type, call.layout) for v in call.results]
+        args = [
+            self._operand(x, call.layouts.get(x, PLAIN)) if isinstance(x, Value) else self._operand(x)
+            for x in call.operands
+        ]
+        self.kernels.append((gvar.name_hint, self.positions[node]))
         made = self.builder.emit(self.relax.call_tir(gvar, args, types if len(types) > 1 else types[0]))
         if len(call.results) == 1:
             self.env[call.results[0]] = made
@@ -177,6 +214,8 @@ class _Lowering:
         root = self.roots.get(x, x)
         self.roots[node.output] = root
         made = self._operand(x)
+        if x in self.layouts:  # a plain copy, which nobody else holds
+            self.roots[node.output] = node.output
         if node.output.type.shape != x.type.shape:
             made = self.builder.emit(self.relax.op.reshape(made, self._shape(node.output.type.shape)))
         self.env[node.output] = made
@@ -184,13 +223,27 @@ class _Lowering:
     def _result(self, value: Value) -> Any:
         """A result of `main`, copied when it would share memory with an input, a constant or another result."""
         root = self.roots.get(value, value)
-        return self.env[value] if root is value else self._copied(value)
+        return self._operand(value) if root is value else self._copied(value)
+
+    def _relaid(self, value: Value, own: Layout, layout: Layout) -> Any:
+        """A copy of a value in another layout, made once."""
+        key = (value, layout)
+        if key not in self.copies:
+            assert isinstance(value.type, Tensor)
+            kernel = relayout(self._shape(value.type.shape), x_layout=own, out_layout=layout, unit=self.unit)
+            assert kernel is not None, "images have a copy in every layout"
+            gvar = self.builder.add_func(kernel.func, "relayout")
+            self.kernels.append((gvar.name_hint, -1))
+            made = self.relax.call_tir(gvar, [self.env[value]], self._type(value.type, layout))
+            self.copies[key] = self.builder.emit(made)
+        return self.copies[key]
 
     def _copied(self, value: Value) -> Any:
         from .copy import copy_kernel
 
         assert isinstance(value.type, Tensor)
         gvar = self.builder.add_func(copy_kernel(value.type, self.unit), "copy")
+        self.kernels.append((gvar.name_hint, -1))
         return self.builder.emit(self.relax.call_tir(gvar, [self.env[value]], self._type(value.type)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ....ir.constants import Constant
@@ -11,11 +11,15 @@ from ....ir.graph import Node, Value
 from ....ir.types import Tensor
 from ..api import modules
 from ..kernels import VectorUnit
+from ..kernels.layout import PLAIN, Layout
 from . import LOWERINGS
+from .attention import lower_attention
+from .blocked import from_blocked
 from .context import Context
 from .elements import array_of, storage_dtype
 from .group import Group, group_of, merged_types
 from .nodes import check, run_nodes
+from .rows import lower_rows
 from .templates import from_template
 from .tensor import Lazy
 
@@ -24,25 +28,45 @@ __all__ = ["Call", "lower_node"]
 
 @dataclass(frozen=True)
 class Call:
-    """A PrimFunc and its operands: values of the graph, or arrays that only it sees (packed weights, tables)."""
+    """A PrimFunc and its operands: values of the graph, or arrays that only it sees (packed weights, tables).
+
+    `layouts` tells which operands it expects in blocks, `layout` how its result lies in memory (if it is but one).
+    """
 
     func: Any
     operands: tuple[Value | Any, ...]
     results: tuple[Value, ...]
+    layouts: Mapping[Value, Layout] = field(default_factory=dict)
+    layout: Layout = PLAIN
 
 
-def lower_node(node: Node, constants: Mapping[Value, Constant], unit: VectorUnit, *, exact: bool = False) -> Call:
-    """The kernel of a node, without the templates if `exact`; raises IG0502 or IG0503 naming it."""
+def lower_node(
+    node: Node,
+    constants: Mapping[Value, Constant],
+    unit: VectorUnit,
+    *,
+    exact: bool = False,
+    layouts: Mapping[Value, Layout] | None = None,
+    wanted: Layout = PLAIN,
+) -> Call:
+    """The kernel of a node, without the templates if `exact`; raises IG0502 or IG0503 naming it.
+
+    `layouts` tells how values lie in memory where they are not plain, `wanted` how the result should.
+    """
     group = group_of(node, constants)
     for inner in group.nodes:
         check(inner)
-    made = None if exact else from_template(group, unit)
-    if made is not None:
-        return Call(made.func, made.operands, node.outputs)
-    return _generic(group, node, unit)
+    if not exact:
+        blocked = from_blocked(group, unit, layouts or {}, wanted)
+        if blocked is not None:
+            return Call(blocked.func, blocked.operands, node.outputs, blocked.layouts, blocked.layout)
+        made = from_template(group, unit)
+        if made is not None:
+            return Call(made.func, made.operands, node.outputs)
+    return _generic(group, node, unit, exact)
 
 
-def _generic(group: Group, outer: Node, unit: VectorUnit) -> Call:
+def _generic(group: Group, outer: Node, unit: VectorUnit, exact: bool) -> Call:
     """Loops of our own."""
     ctx = Context(unit)
     elementwise = all(LOWERINGS[n.op.name].elementwise for n in group.nodes)
@@ -85,7 +109,8 @@ def _generic(group: Group, outer: Node, unit: VectorUnit) -> Call:
         targets = [_view(ctx, b, merged[v]) if v in merged else b for v, b in zip(group.outputs, buffers, strict=True)]
         for v, b in zip(group.outputs, targets, strict=True):
             ctx.set_target(v, b)
-        run_nodes(ctx, group.nodes, env)
+        if exact or not (lower_attention(ctx, group, env) or lower_rows(ctx, group, env)):
+            run_nodes(ctx, group.nodes, env)
         for v, b in zip(group.outputs, targets, strict=True):
             if env[v].buffer is None or not env[v].buffer.same_as(b):
                 ctx.store_all(env[v], b)

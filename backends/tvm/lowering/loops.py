@@ -62,6 +62,10 @@ def serial_nest(ctx: Context, extents: Sequence[Any]) -> Iterator[Index]:
 def outer_nest(ctx: Context, shape: Sequence[Extent], work: int) -> Iterator[Index]:
     """Loops over `shape`, the leading ones shared among threads if `work` (elements in all) is worth it."""
     extents = ctx.extents(shape)
+    if ctx.unit.simt:  # every element is a thread's, or every row a block's
+        with ctx.emit.parallel(product(extents)) as task:
+            yield unravel(task, extents)
+        return
     if work < PARALLEL_WORK and all(isinstance(d, int) for d in shape):
         with serial_nest(ctx, extents) as index:
             yield index
@@ -80,6 +84,10 @@ def outer_nest(ctx: Context, shape: Sequence[Extent], work: int) -> Iterator[Ind
 
 def vector_blocks(ctx: Context, extent: Any, lanes: int, body: Callable[[Expr, int], None]) -> None:
     """body(start, width) so that [0, extent) is covered; the last block may step back over its neighbour."""
+    if ctx.unit.simt:
+        with ctx.emit.parallel(extent) as i:
+            body(i, 1)
+        return
     if isinstance(extent, int):
         if extent > 0:
             ctx.emit.for_each_vector(extent, lanes, body)
@@ -94,8 +102,9 @@ def elementwise_nest(ctx: Context, shape: Sequence[Extent], elem: Elem, body: Ca
     """Loops over all elements: outer axes parallel, the last one in vectors."""
     if any(isinstance(d, int) and d == 0 for d in shape):
         return
-    if not shape:
-        body(())
+    if not shape or ctx.unit.simt:
+        with outer_nest(ctx, shape, 0) as index:
+            body(index)
         return
     lanes = lanes_for(ctx, elem)
     *outer, inner = shape

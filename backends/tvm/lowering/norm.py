@@ -11,8 +11,10 @@ import numpy as np
 from ....ir.dims import Extent
 from ....ir.graph import Node
 from ....ir.shapes import normal_axis
-from ....ir.types import Tensor, elem_of
+from ....ir.types import Float, Tensor, elem_of
 from ..api import modules
+from ..kernels.kernel import ceil_div
+from ..kernels.rows import exponentials
 from . import functions
 from .context import Context
 from .contract import add
@@ -24,6 +26,8 @@ from .reduce import lowest
 from .reduction import Accumulator, along, horizontal, reduce
 from .table import Lowering, lower
 from .tensor import Lazy, Sink
+
+F32 = Float("f32")
 
 # --- per channel ----------------------------------------------------------------------------------------------------
 
@@ -80,7 +84,7 @@ def lrn(ctx: Context, node: Node, x: Lazy) -> Lazy:
 # --- over axes ------------------------------------------------------------------------------------------------------
 
 
-class _Rows:
+class Rows:
     """The rows of a tensor along its axes [first, last]: reduced one by one, or side by side if other axes follow."""
 
     def __init__(self, ctx: Context, type: Tensor, first: int, last: int) -> None:
@@ -96,7 +100,7 @@ class _Rows:
             return
         if not self.after:
             with outer_nest(ctx, self.before, work) as prefix:
-                passes(_Strip(self, prefix, (), 0, 1))
+                passes(Strip(self, prefix, (), 0, 1))
             return
         *middle, inner = self.after
         outer: list[Extent] = [*self.before, *middle]
@@ -106,14 +110,14 @@ class _Rows:
                 ctx,
                 ctx.extent(inner),
                 lanes_for(ctx, self.type.elem),
-                lambda start, width: passes(_Strip(self, prefix, rest, start, width)),
+                lambda start, width: passes(Strip(self, prefix, rest, start, width)),
             )
 
 
-class _Strip:
+class Strip:
     """One row (vectors along it), or `width` rows side by side (vectors across them)."""
 
-    def __init__(self, rows: _Rows, prefix: Index, middle: Index, start: Expr, width: int) -> None:
+    def __init__(self, rows: Rows, prefix: Index, middle: Index, start: Expr, width: int) -> None:
         self.rows, self.ctx = rows, rows.ctx
         self.prefix, self.middle, self.start, self.width = prefix, middle, start, width
 
@@ -170,10 +174,16 @@ def _softmax(op: str, logarithm: bool) -> Lowering:
         x = ctx.in_memory(x) if x.source is not None else x
         type = ctx.result_type(node)
         axis = normal_axis(node.attr("axis"), x.rank)
-        rows = _Rows(ctx, type, axis, axis)
+        rows = Rows(ctx, type, axis, axis)
 
         def run(sink: Sink) -> None:
-            def passes(strip: _Strip) -> None:
+            def kept(strip: Strip) -> None:
+                """A row of f32: its exponentials are computed once, into memory."""
+                total = ctx.accumulators(1, "float32")
+                exponential = _exponentials(ctx, x, strip, total)
+                strip.each(lambda at, lane: sink(at, ctx.scoped(lambda: exponential(at) * total[0])))
+
+            def passes(strip: Strip) -> None:
                 peak = strip.reduce(lowest(type.elem), larger, lambda at, lane: ctx.read(x, at))
 
                 def shifted(at: Index, lane: Expr) -> Expr:
@@ -181,22 +191,40 @@ def _softmax(op: str, logarithm: bool) -> Lowering:
 
                 total = strip.reduce(0, add, lambda at, lane: functions.exp(shifted(at, lane), ctx.let))
 
+                once = ctx.accumulators(strip.width, rows.dtype)  # what all elements of a row need of its sum
+                with ctx.emit.lanes(strip.width) as lane:
+                    value = functions.log(total(lane), ctx.let) if logarithm else const(1, rows.dtype) / total(lane)
+                    ctx.emit.store(once, [lane], value)
+
                 def write(at: Index, lane: Expr) -> None:
                     def value() -> Expr:
                         y = shifted(at, lane)
-                        if logarithm:
-                            return ctx.rounded(type.elem, y - functions.log(total(lane), ctx.let))
-                        return ctx.rounded(type.elem, functions.exp(y, ctx.let) / total(lane))
+                        made = y - once[lane] if logarithm else functions.exp(y, ctx.let) * once[lane]
+                        return ctx.rounded(type.elem, made)
 
                     sink(at, ctx.scoped(value))
 
                 strip.each(write)
 
-            rows.run(passes)
+            fast = not (logarithm or rows.after or ctx.unit.simt) and type.elem is F32
+            rows.run(kept if fast else passes)
 
         return ctx.derived(type, run)
 
     return lowering
+
+
+def _exponentials(ctx: Context, x: Lazy, strip: Strip, scale: Any) -> Callable[[Index], Expr]:
+    """exp(x - max(x)) of a row in scratch memory, and one over the sum in scale[0]; gives the element at an index."""
+    emit, lanes = ctx.emit, ctx.unit.lanes
+    length = ctx.extent(x.shape[-1])
+    vectors = ceil_div(length, lanes) if isinstance(length, int) else (length + lanes - 1) // lanes
+    row = emit.scratch(vectors * lanes)
+    emit.store(row, [emit.ramp((vectors - 1) * lanes, lanes)], emit.splat(emit.const(-math.inf), lanes))
+    strip.each(lambda at, lane: emit.store(row, [at[-1]], ctx.scoped(lambda: ctx.read(x, at))))
+    total = exponentials(emit, lambda column: (column,), row, vectors, lanes)
+    emit.store(scale, [0], const(1, "float32") / total)
+    return lambda at: row[at[-1]]
 
 
 softmax = _softmax("nn.softmax", logarithm=False)
@@ -208,10 +236,10 @@ def hardmax(ctx: Context, node: Node, x: Lazy) -> Lazy:
     x = ctx.pure(x)
     type, axis = ctx.result_type(node), normal_axis(node.attr("axis"), x.rank)
     dtype = compute_dtype(x.elem)
-    rows = _Rows(ctx, type, axis, axis)
+    rows = Rows(ctx, type, axis, axis)
     out = ctx.target(node)
 
-    def passes(strip: _Strip) -> None:
+    def passes(strip: Strip) -> None:
         state = along(
             ctx,
             strip.width,
@@ -249,7 +277,7 @@ def layer_norm(ctx: Context, node: Node, x: Lazy, scale: Lazy, bias: Lazy | None
     scale, bias = ctx.pure(scale), None if bias is None else ctx.pure(bias)
     type = ctx.result_type(node)
     axis, dtype, elem = normal_axis(node.attr("axis"), x.rank), compute_dtype(x.elem), type.elem
-    rows = _Rows(ctx, type, axis, x.rank - 1)
+    rows = Rows(ctx, type, axis, x.rank - 1)
     count: Any = 1
     for d in rows.row:
         count = ctx.extent(d) * count
@@ -260,7 +288,7 @@ def layer_norm(ctx: Context, node: Node, x: Lazy, scale: Lazy, bias: Lazy | None
         return ctx.read(p, tuple(0 if d == 1 else i for i, d in zip(index, p.shape, strict=True)))
 
     def run(sink: Sink) -> None:
-        def passes(strip: _Strip) -> None:
+        def passes(strip: Strip) -> None:
             total = strip.reduce(0, add, lambda at, lane: ctx.read(x, at))
 
             def centred(at: Index) -> Expr:

@@ -9,12 +9,16 @@ from typing import Any
 
 from ....ir.dims import Extent
 from ....ir.types import Tensor
+from ..api import modules
 from .context import Context
 from .expr import Expr, Index, const
-from .loops import lanes_for, outer_nest, serial_nest, vector_blocks
+from .loops import lanes_for, outer_nest, product, serial_nest, unravel, vector_blocks
 from .tensor import Lazy, Sink
 
 __all__ = ["Accumulator", "along", "reduce"]
+
+WARP = 32  # threads that run in step: a reduction of fewer elements is one thread's
+BLOCK = 256  # threads that share a longer one
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def horizontal(
     merge: Callable[[Expr, Expr], Expr],
 ) -> Expr:
     """One number reduced over `domain` with vectors along its last axis."""
+    if ctx.unit.simt:
+        return among_threads(ctx, domain, accumulator, step, merge)
     *outer, last = domain
     lanes = lanes_for(ctx, type.elem)
     if isinstance(last, int):
@@ -144,3 +150,35 @@ def horizontal(
         with emit.lanes(lanes) as lane:
             emit.store(buffer, [lane], merge(buffer[lane], buffer[lane + lanes]))
     return buffer[0]
+
+
+def among_threads(
+    ctx: Context,
+    domain: Sequence[Extent],
+    accumulator: Accumulator,
+    step: Callable[[Expr, Index], Expr],
+    merge: Callable[[Expr, Expr], Expr],
+) -> Expr:
+    """One number reduced over `domain` by the threads of a block: a part each, then pairs of parts, as a tree."""
+    emit, extents = ctx.emit, ctx.extents(domain)
+    total = product(extents)
+    if isinstance(total, int) and total < WARP:
+        state = along(ctx, 1, domain, [accumulator], lambda a, k, lane: [step(a[0], k)])
+        return state[0][0]
+    width = BLOCK
+    while isinstance(total, int) and width > WARP and width // 2 >= total:
+        width //= 2
+    parts = modules().script.alloc_buffer((width,), accumulator.dtype, scope="shared", layout=None)
+    with emit.parallel(width) as t:
+        mine = ctx.accumulators(1, accumulator.dtype)
+        emit.store(mine, [0], const(accumulator.start, accumulator.dtype))
+        with emit.serial((total + width - 1) // width) as i:
+            at = i * width + t
+            with emit.when(at < total):
+                emit.store(mine, [0], ctx.scoped(lambda: step(mine[0], unravel(at, extents))))
+        emit.store(parts, [t], mine[0])
+    while width > 1:
+        width //= 2
+        with emit.parallel(width) as t:
+            emit.store(parts, [t], merge(parts[t], parts[t + width]))
+    return parts[0]

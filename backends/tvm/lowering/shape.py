@@ -58,11 +58,15 @@ def reshaped(ctx: Context, x: Lazy, type: Tensor) -> Lazy:
 
         return Lazy(type, moved)
 
+    same = 0  # leading axes that both have: no arithmetic with extents that may be symbolic
+    while same < min(len(x.shape), len(type.shape)) and x.shape[same] == type.shape[same]:
+        same += 1
+
     def read(index: Index) -> Expr:
         flat: Expr = 0
-        for i, d in zip(index, type.shape, strict=True):
+        for i, d in zip(index[same:], type.shape[same:], strict=True):
             flat = flat * ctx.extent(d) + i
-        return ctx.read(x, unravel(flat, ctx.extents(x.shape)))
+        return ctx.read(x, (*index[:same], *unravel(flat, ctx.extents(x.shape[same:]))))
 
     return Lazy(type, read)
 

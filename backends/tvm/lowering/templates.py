@@ -12,7 +12,6 @@ from typing import Any
 from ....ir.graph import Node, Value
 from ....ir.types import Float, Tensor
 from ..kernels import (
-    ExtraOperand,
     Kernel,
     VectorUnit,
     average_pool,
@@ -24,11 +23,8 @@ from ..kernels import (
 )
 from . import LOWERINGS
 from .context import Context
-from .elements import array_of, storage_dtype
-from .expr import Expr, Index
+from .epilogue import Epilogue
 from .group import Group
-from .nodes import run_nodes
-from .tensor import Lazy, Sink
 
 __all__ = ["Templated", "from_template"]
 
@@ -39,66 +35,6 @@ F32 = Float("f32")
 class Templated:
     func: Any
     operands: tuple[Value | Any, ...]
-
-
-class _Late:
-    """A buffer that the template hands to the epilogue when it calls it."""
-
-    def __init__(self, slots: list[Any], slot: int, shape: tuple[Any, ...]) -> None:
-        self._slots, self._slot, self.shape = slots, slot, shape
-
-    def __getitem__(self, index: Index) -> Expr:
-        return self._slots[self._slot][index]
-
-
-class _Epilogue:
-    """The nodes after the anchor, as the function and the extra operands that a template takes."""
-
-    def __init__(self, ctx: Context, group: Group, anchor: Node, bias: Value | None) -> None:
-        self.ctx, self.known = ctx, group.known
-        self.extras: list[ExtraOperand] = []
-        self.operands: list[Value | Any] = []
-        self._slots: list[Any] = []
-        outside = dict(group.operands)
-        ctx.add_constant = self._add_array
-        self.anchor = ctx.derived(anchor.output.type, _never)  # type: ignore[arg-type]
-        env: dict[Value, Lazy] = {anchor.output: self.anchor}
-        for v, constant in group.known.items():
-            if constant.array.size == 1 and isinstance(v.type, Tensor):
-                env[v] = ctx.immediate(v.type, constant.array, constant)
-        needed = {v for n in group.nodes[1:] for v in n.inputs if v is not None}
-        needed |= {bias} if bias is not None else set()
-        for v in [i for i, _ in group.operands if i in needed] + [v for v in group.known if v in needed]:
-            if v in env or not isinstance(v.type, Tensor):
-                continue
-            shape = ctx.declare_shape(v.type.shape)
-            operand = outside[v] if v in outside else array_of(group.known[v].array)
-            buffer = self._add(shape, storage_dtype(v.type.elem), operand)
-            env[v] = ctx.view(buffer, v.type, constant=group.known.get(v))
-        if bias is not None:
-            env[anchor.output] = _plus_bias(ctx, self.anchor, env[bias])
-        run_nodes(ctx, group.nodes[1:], env)
-        self.result = env[group.outputs[0]]
-
-    def _add(self, shape: tuple[Any, ...], dtype: str, operand: Any) -> _Late:
-        self.extras.append(ExtraOperand(shape, dtype))
-        self.operands.append(operand)
-        return _Late(self._slots, len(self.extras) - 1, shape)
-
-    def _add_array(self, array: Any) -> _Late:
-        return self._add(array.shape, str(array.dtype), array)
-
-    def __call__(self, acc: Expr, index: Index, extras: tuple[Any, ...]) -> Expr:
-        self._slots[:] = extras
-        return self.ctx.element_of(self.anchor, tuple(index), acc)(self.result)
-
-
-def _never(sink: Sink) -> None:
-    raise AssertionError("a template's result is read by its epilogue only")
-
-
-def _plus_bias(ctx: Context, x: Lazy, bias: Lazy) -> Lazy:
-    return Lazy(x.type, lambda index: ctx.read(x, index) + ctx.read(bias, (index[1],)), x.source)
 
 
 def from_template(group: Group, unit: VectorUnit) -> Templated | None:
@@ -115,7 +51,7 @@ def from_template(group: Group, unit: VectorUnit) -> Templated | None:
     data = inputs[:pack]
     shapes = [ctx.declare_shape(v.type.shape) for v in data]
     bias = anchor.inputs[2] if anchor.op.name == "nn.conv" and len(anchor.inputs) > 2 else None
-    epilogue = _Epilogue(ctx, group, anchor, bias)
+    epilogue = Epilogue(ctx, group, anchor.output, group.nodes[1:], bias)
     kernel = _instantiate(anchor, shapes, epilogue, unit)
     if kernel is None:
         return None
@@ -166,7 +102,7 @@ def _packed_operand(group: Group, anchor: Node) -> int | None:
     return 1
 
 
-def _instantiate(anchor: Node, shapes: list[Any], epilogue: _Epilogue, unit: VectorUnit) -> Kernel | None:
+def _instantiate(anchor: Node, shapes: list[Any], epilogue: Epilogue, unit: VectorUnit) -> Kernel | None:
     a = anchor.attr
     options: dict[str, Any] = {"epilogue": epilogue, "extras": tuple(epilogue.extras), "unit": unit}
     name = anchor.op.name

@@ -14,7 +14,7 @@ from typing import Any
 from ..api import modules
 from .expr import Expr, cast, const, dtype_of
 
-__all__ = ["Temporaries"]
+__all__ = ["LANES", "Temporaries"]
 
 LANES = 64
 """Loops up to this extent are taken for vectorised ones: their values get a slot an iteration."""
@@ -23,9 +23,13 @@ _TRIVIAL = ("Var", "IntImm", "FloatImm", "TensorLoad")
 
 
 class Temporaries:
-    """The slots of one kernel."""
+    """The slots of one kernel; loops of up to `lanes` iterations are taken for vectorised ones.
 
-    def __init__(self) -> None:
+    `scope` is TVM's: on a CPU, small "global" arrays are on the stack, "local" ones a call for memory each.
+    """
+
+    def __init__(self, lanes: int = LANES, scope: str = "global") -> None:
+        self._lanes, self._scope = lanes, scope
         self._loops: dict[int, tuple[Any, list[Any]]] = {}
 
     def name(self, value: Expr, *, force: bool = False) -> Expr:
@@ -40,12 +44,12 @@ class Temporaries:
         frame = modules().IRBuilder.current().frames[-1]
         if type(frame).__name__ == "ForFrame" and type(frame.doms[0].extent).__name__ == "IntImm":
             lane, extent = frame.vars[0], int(frame.doms[0].extent)
-            if extent <= LANES:
-                buffer = script.buffer((extent,), dtype, scope="local", layout=None)
+            if extent <= self._lanes:
+                buffer = script.buffer((extent,), dtype, scope=self._scope, layout=None)
                 self._loops.setdefault(hash(lane), (lane, []))[1].append(buffer)
                 script.buffer_store(buffer, value, [lane])
                 return buffer[lane]
-        buffer = script.alloc_buffer((1,), dtype, scope="local", layout=None)
+        buffer = script.alloc_buffer((1,), dtype, scope=self._scope, layout=None)
         script.buffer_store(buffer, value, [0])
         return buffer[0]
 

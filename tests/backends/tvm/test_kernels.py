@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from intaglio.backends.tvm import api
+from intaglio.backends.tvm import api, runtime
 from intaglio.backends.tvm.kernels import (
     VECTOR_UNITS,
     ExtraOperand,
@@ -49,9 +49,9 @@ def run(
                 dims[hash(dim)] = size
     out_shape = [d if isinstance(d, int) else dims[hash(d)] for d in kernel.out_shape]
     out = np.full(out_shape, np.nan, np.float32)
-    out_tensor = api.to_tensor(out) if api.is_aligned(out) else api.modules().tvm.runtime.tensor(out)
+    out_tensor = runtime.to_tensor(out)
     compiled = api.build_kernel(kernel.func, api.cpu_target(isa))
-    compiled(*[api.to_tensor(np.ascontiguousarray(a)) for a in [*packed, *extras]], out_tensor)
+    compiled(*[runtime.to_tensor(np.ascontiguousarray(a)) for a in [*packed, *extras]], out_tensor)
     return np.array(out_tensor.numpy())
 
 
@@ -494,23 +494,23 @@ def test_library_round_trip(tmp_path: Any) -> None:
     n = api.symbolic_dim("n")
     module = api.single_call_module(kernel.func, [(n, 40), kernel.packed_shapes[1]], (n, 50))
     api.export_library(api.build_module(module, api.cpu_target()), tmp_path / "lib.so")
-    loaded = api.load_library(tmp_path / "lib.so")
+    loaded = runtime.load_library(tmp_path / "lib.so")
     x, w = array(6, 40), array(40, 50, seed=1)
-    aligned = api.aligned_empty(x.shape)
+    aligned = runtime.aligned_empty(x.shape)
     aligned[:] = x
-    packed = api.to_tensor(kernel.packers[1](w))
+    packed = runtime.to_tensor(kernel.packers[1](w))
     misaligned = np.frombuffer(b"\0" * 4 + x.tobytes(), np.float32, offset=4).reshape(x.shape)
     for given in (aligned, x, misaligned):
-        check(api.to_numpy(loaded(api.to_tensor(given), packed)), x.astype(np.float64) @ w)
+        check(runtime.to_numpy(loaded(runtime.to_tensor(given), packed)), x.astype(np.float64) @ w)
 
 
 def test_tensors_share_aligned_memory() -> None:
-    a = api.aligned_empty((3, 5))
+    a = runtime.aligned_empty((3, 5))
     a[:] = 1.0
-    tensor = api.to_tensor(a)
+    tensor = runtime.to_tensor(a)
     a[0, 0] = 7.0
     assert tensor.numpy()[0, 0] == 7.0
-    assert api.is_aligned(a) and not api.is_aligned(a[:, 1:])
+    assert runtime.is_aligned(a) and not runtime.is_aligned(a[:, 1:])
 
 
 def _calls_in_assembly(kernel: Kernel | None, pattern: Callable[[str], bool]) -> int:

@@ -1,0 +1,1 @@
+"""Kernels on tensors in blocks of channels."""
