@@ -145,5 +145,5 @@ def wrap_bits(x: Expr, width: int, signed: bool) -> Expr:
     """The low `width` bits of an 8-bit integer, sign extended if signed."""
     if not signed:
         return x & const((1 << width) - 1, "uint8")
-    shift = const(8 - width, "int8")
-    return (x << shift) >> shift
+    sign = const(1 << (width - 1), "int8")  # not by shifts: C has no shift of 8 bits
+    return ((x & const((1 << width) - 1, "int8")) ^ sign) - sign
