@@ -25,7 +25,7 @@ from .types import Tensor, Type, elem_of
 
 __all__ = ["Editor"]
 
-FEW = 4  # readers that are kept as a tuple: most nodes have one or two, and a dictionary takes four times the memory
+FEW = 8  # readers that are kept as a tuple: most nodes have one or two, and a dictionary takes four times the memory
 
 
 def _add_use(node: Node, reader: Any) -> None:
@@ -66,11 +66,11 @@ class Editor:
         for old in graph.inputs:
             fresh[old] = Value(None, old.index, old.type, old.name)
         self.inputs = [fresh[v] for v in graph.inputs]
-        shell, twin, nodes = Node.__new__, fresh.get, self.nodes
+        twin, nodes, shell, value = fresh.get, self.nodes, Node.__new__, Value.__new__  # __init__ would double the time
         for node in graph.nodes:
             copy = shell(Node)
             copy.op, copy.attrs, copy.loc, copy.uses, copy.ahead = node.op, node.attrs, node.loc, (), True
-            copy.inputs = inputs = tuple([twin(v) for v in node.inputs])
+            copy.inputs = inputs = tuple(map(twin, node.inputs))
             for v in inputs:
                 if v is not None and (maker := v.node) is not None:
                     if maker.uses:
@@ -79,7 +79,8 @@ class Editor:
                         maker.uses = (copy,)
             outputs = []
             for v in node.outputs:
-                fresh[v] = made = Value(copy, v.index, v.type, v.name)
+                fresh[v] = made = value(Value)
+                made.node, made.index, made.type, made.name = copy, v.index, v.type, v.name
                 outputs.append(made)
             copy.outputs = tuple(outputs)
             nodes.append(copy)

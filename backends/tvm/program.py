@@ -151,21 +151,25 @@ class _Sizes:
         self._shapes = [v.type.shape for v in module.main.inputs]
         plain = {str(d): (i, axis) for i, shape in enumerate(self._shapes) for axis, d in enumerate(shape)}
         self._places = [plain.get(s) for s in self._symbols]
-        self._tuple = runtime.shape_tuple
+        self._last: tuple[list[int], Any] = ([], None)
 
     def __call__(self, arrays: Sequence[Any]) -> Any:
         if None not in self._places:  # every symbol is the whole extent of some axis
-            return self._tuple([arrays[p[0]].shape[p[1]] for p in self._places if p is not None])
-        sizes: dict[str, int] = {}
-        for shape, a in zip(self._shapes, arrays, strict=True):
-            bind_symbols(shape, a.shape, sizes)
-        return self._tuple([sizes[s] for s in self._symbols])
+            found = [arrays[p[0]].shape[p[1]] for p in self._places if p is not None]
+        else:
+            sizes: dict[str, int] = {}
+            for shape, a in zip(self._shapes, arrays, strict=True):
+                bind_symbols(shape, a.shape, sizes)
+            found = [sizes[s] for s in self._symbols]
+        if found != self._last[0]:
+            self._last = (found, runtime.shape_tuple(found))
+        return self._last[1]
 
 
 def load_program(folder: Path, info: Mapping[str, Any], module: Module) -> TvmProgram:
     """The program that `save` wrote; IG0505 when this machine or this TVM cannot run it."""
     isa, have = info["isa"], api.host_isa()
-    if api.ISA_NAMES.index(isa) < api.ISA_NAMES.index(have):
+    if not api.host_runs(isa):
         what = f"the artifact is compiled for {isa}, this machine has {have}"
         raise error("IG0505", what, hint=f"compile the model again with --target cpu:isa={have}")
     plan = stored_plan(folder, info, module)

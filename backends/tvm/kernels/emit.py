@@ -100,7 +100,10 @@ class Emitter:
 
     def larger(self, a: Expr, b: Expr) -> Expr:
         """max(a, b) in which nan wins; `max` returns b where either is nan."""
-        return self._tirx.Select(self._tirx.isnan(a), a, self._tirx.max(a, b))
+        # By the bits: TVM takes loops with its own `isnan` apart, lane by lane.
+        mask, infinity = (self.splat(self.integer(bits), a.ty.dtype.lanes) for bits in (0x7FFFFFFF, 0x7F800000))
+        is_nan = (self.reinterpret(a, "int32") & mask) > infinity
+        return self._tirx.Select(is_nan, a, self._tirx.max(a, b))
 
     def bind(self, value: Expr) -> Expr:
         """A name for a value: keeps the simplifier from taking an index apart where it should fold it

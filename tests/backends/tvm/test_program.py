@@ -215,11 +215,23 @@ def test_an_artifact_for_another_machine_is_refused(tmp_path: Path, monkeypatch:
 
     made = module(small_net)
     info = CPU.build(made, CPU.options()).save(tmp_path)
-    monkeypatch.setattr(api, "host_isa", lambda: "baseline")
+    monkeypatch.setattr(api, "host_cpu_flags", frozenset)  # a machine with nothing beyond the first x86-64
     with pytest.raises(IntaglioError) as e:
         CPU.load(tmp_path, {**info, "isa": "avx512"}, made, CPU.options())
     assert e.value.diagnostics[0].code == "IG0505"
     assert "cpu:isa=baseline" in e.value.diagnostics[0].hint
+
+
+def test_more_is_not_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code for AVX-VNNI, which came after AVX-512, does not run on each machine that has AVX-512."""
+    from intaglio.backends.tvm import api
+
+    made = module(small_net)
+    info = CPU.build(made, CPU.options(isa="avx2")).save(tmp_path)
+    monkeypatch.setattr(api, "host_cpu_flags", lambda: api._ISA_FEATURES["avx512"])
+    CPU.load(tmp_path, info, made, CPU.options())
+    with pytest.raises(IntaglioError, match="IG0505"):
+        CPU.load(tmp_path, {**info, "isa": "avx2_vnni"}, made, CPU.options())
 
 
 @pytest.mark.parametrize("isa", ["avx2", "baseline"])

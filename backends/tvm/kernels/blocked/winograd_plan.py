@@ -13,7 +13,7 @@ from ..kernel import FloatArray, VectorUnit, ceil_div
 from ..winograd_plan import transforms
 from .tiling import MAX_BLOCKS, most_pixels, plan_tiles, step_slots
 
-__all__ = ["WinogradPlan", "pack_winograd", "plan_winograd"]
+__all__ = ["WinogradPlan", "candidates", "pack_winograd", "plan_winograd"]
 
 L2_BYTES = 832 * 1024
 """What a task may keep in the second-level cache."""
@@ -104,11 +104,12 @@ def plan_winograd(shape: ConvShape, unit: VectorUnit) -> WinogradPlan | None:
         return None
     blocks = ceil_div(shape.outputs, unit.lanes)
     direct = plan_tiles(rows.out, columns.out, blocks, shape.depth, unit).slots(shape.depth)
-    best = min(_candidates(shape, unit), key=WinogradPlan.slots, default=None)
+    best = min(candidates(shape, unit), key=WinogradPlan.slots, default=None)
     return best if best is not None and best.slots() < 0.9 * direct else None
 
 
-def _candidates(shape: ConvShape, unit: VectorUnit) -> Iterator[WinogradPlan]:
+def candidates(shape: ConvShape, unit: VectorUnit) -> Iterator[WinogradPlan]:
+    """Every plan worth a look."""
     height, width = shape.window.rows.out, shape.window.columns.out
     depth = ceil_div(shape.outputs, unit.lanes)
     for m in (2, 4):

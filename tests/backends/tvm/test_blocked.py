@@ -1,4 +1,4 @@
-"""Pointwise, depthwise, pooling, elementwise and copying kernels on blocked tensors, against float64 NumPy.
+"""Convolution, pooling, elementwise and copying kernels on blocked tensors, against float64 NumPy.
 
 Results are compared in memory, so that the zeros of halos and of lanes beyond the last channel count.
 """
@@ -14,10 +14,11 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from intaglio.backends.tvm import api, runtime
 from intaglio.backends.tvm.kernels import VECTOR_UNITS, ExtraOperand, Kernel
+from intaglio.backends.tvm.kernels.blocked.conv import conv_blocked
 from intaglio.backends.tvm.kernels.blocked.depthwise import depthwise_conv
 from intaglio.backends.tvm.kernels.blocked.elementwise import elementwise_blocked
 from intaglio.backends.tvm.kernels.blocked.pointwise import pointwise_conv
@@ -28,6 +29,9 @@ from intaglio.backends.tvm.kernels.blocked.pool import (
 )
 from intaglio.backends.tvm.kernels.blocked.relayout import concat_blocked, relayout
 from intaglio.backends.tvm.kernels.blocked.window import needed_halo
+from intaglio.backends.tvm.kernels.blocked.winograd import winograd_conv
+from intaglio.backends.tvm.kernels.blocked.winograd_plan import candidates, plan_winograd
+from intaglio.backends.tvm.kernels.conv_plan import ConvShape
 from intaglio.backends.tvm.kernels.geometry import Window, make_window
 from intaglio.backends.tvm.kernels.layout import NO_HALO, PLAIN, Blocked, Halo, Layout
 
@@ -181,6 +185,86 @@ def test_depthwise(data: Any, case: Case, window: dict[str, Any], c: int) -> Non
     options = {**window, **case.epilogue(want.shape)}
     kernel = depthwise_conv((case.batch, c, *size), weight.shape, x_layout=x_layout, groups=c, **options)
     case.check(kernel, [in_memory(x, x_layout), weight], want)
+
+
+def conv_reference(x: Array, weight: Array, window: dict[str, Any], groups: int = 1) -> Array:
+    views = patches(x, weight.shape[2:], window["strides"], window["pads"], window["dilations"], 0.0)
+    inputs, outputs = x.shape[1] // groups, weight.shape[0] // groups
+    parts = []
+    for g in range(groups):
+        part = views[:, g * inputs : (g + 1) * inputs], weight[g * outputs : (g + 1) * outputs].astype(np.float64)
+        parts.append(np.einsum("nchwij,ocij->nohw", *part, optimize=True))
+    return np.concatenate(parts, axis=1)
+
+
+@FEW
+@given(st.data(), cases, windows(dilated=True, ceil=False), st.integers(1, 40), st.integers(1, 70))
+def test_direct_convolution(data: Any, case: Case, window: dict[str, Any], c: int, o: int) -> None:
+    """Blocked and plain images (those of a first layer), groups of whole blocks."""
+    kernel_size, size = window.pop("kernel"), window.pop("size")
+    geometry = make_window(size, kernel_size, **window)
+    assert geometry is not None
+    groups = data.draw(st.sampled_from([1, 1, 1, 2]))
+    if groups > 1:
+        c, o = case.unit.lanes, 2 * case.unit.lanes
+    plain = groups == 1 and data.draw(st.booleans())
+    x_layout = PLAIN if plain else case.blocked(data.draw, needed_halo(geometry))
+    x = random(0, case.n, c * groups, *size)
+    weight = random(1, o * groups, c, *kernel_size) / np.float32((c * kernel_size[0] * kernel_size[1]) ** 0.5)
+    want = conv_reference(x, weight, window, groups)
+    kernel = conv_blocked(
+        (case.batch, *x.shape[1:]),
+        weight.shape,
+        x_layout=x_layout,
+        groups=groups,
+        allow_winograd=False,
+        **{**window, **case.epilogue(want.shape)},
+    )
+    case.check(kernel, [in_memory(x, x_layout), weight], want)
+
+
+@FEW
+@given(st.data(), cases, st.integers(2, 30), st.integers(2, 30), st.integers(1, 40), st.integers(1, 70))
+def test_winograd(data: Any, case: Case, h: int, w: int, c: int, o: int) -> None:
+    """Every plan there is for a shape may be drawn, not only the one that would be chosen."""
+    pads = [data.draw(st.integers(0, 1)) for _ in range(4)]
+    assume(h + pads[0] + pads[2] >= 4 and w + pads[1] + pads[3] >= 4)
+    window = {"strides": (1, 1), "pads": pads, "dilations": (1, 1)}
+    geometry = make_window((h, w), (3, 3), **window)
+    assert geometry is not None
+    shape = ConvShape(1, c, o, geometry)
+    plans = list(candidates(shape, case.unit))
+    assume(plans)
+    plan = data.draw(st.sampled_from(plans))
+    x_layout = case.blocked(data.draw, needed_halo(geometry))
+    x, weight = random(0, case.n, c, h, w), random(1, o, c, 3, 3) / np.float32((9 * c) ** 0.5)
+    want = conv_reference(x, weight, window)
+    options = case.epilogue(want.shape)
+    kernel = winograd_conv(
+        case.batch,
+        shape,
+        plan,
+        x_layout,
+        options["out_layout"],
+        options["epilogue"],
+        tuple(options["extras"]),
+        case.unit,
+    )
+    case.check(kernel, [in_memory(x, x_layout), weight], want)
+
+
+@pytest.mark.parametrize(("c", "size"), [(64, 56), (128, 28), (256, 14), (16, 32), (64, 8)])
+def test_convolutions_of_real_networks(c: int, size: int) -> None:
+    unit = VECTOR_UNITS[ISAS[0]]
+    layout = Blocked(unit.lanes, Halo(1, 1, 1, 1))
+    window = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
+    geometry = make_window((size, size), (3, 3), **window)
+    assert geometry is not None
+    assert plan_winograd(ConvShape(1, c, c, geometry), unit) is not None
+    x, weight = random(0, 1, c, size, size), random(1, c, c, 3, 3) / np.float32((9 * c) ** 0.5)
+    want = conv_reference(x, weight, window)
+    kernel = conv_blocked(x.shape, weight.shape, x_layout=layout, out_layout=layout, unit=unit, **window)
+    check(kernel, [in_memory(x, layout), weight], [], in_memory(want, layout), ISAS[0])
 
 
 def pool_window(x: Array, attrs: dict[str, Any]) -> Window:
