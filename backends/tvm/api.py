@@ -6,12 +6,10 @@ first use; importing this module stays cheap.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -235,55 +233,3 @@ def load_executable(executable: Any, device: str = "cpu") -> LoadedModule:
     """Bind an executable of `build_module` in this process, without a file."""
     api = modules()
     return LoadedModule(api.relax.VirtualMachine(executable, api.tvm.device(device, 0)))
-
-
-# --- CUDA
-# -------------------------------------------------------------------------------------------
-
-
-def cuda_target(arch: str) -> Any:
-    """A CUDA target such as `sm_90`, with this machine's kind of CPU as its host."""
-    spec = {"kind": "cuda", "arch": arch, "max_threads_per_block": 1024, "thread_warp_size": 32}
-    return modules().tvm.target.Target({**spec, "max_shared_memory_per_block": 49152}, host=cpu_target("baseline"))
-
-
-@contextlib.contextmanager
-def cuda_compiler(compile: Callable[[str], bytes], prologue: str) -> Iterator[None]:
-    """Have `prologue` put before the CUDA source that TVM generates, and `compile` make a cubin of it."""
-    tvm = modules().tvm
-    hooks = {
-        "tvm_callback_cuda_compile": compile,
-        "tvm_callback_cuda_postproc": lambda code, target: prologue + code,
-    }
-    before = {name: tvm.get_global_func(name, allow_missing=True) for name in hooks}
-    for name, function in hooks.items():
-        tvm.register_global_func(name, function, override=True)
-    try:
-        yield
-    finally:
-        for name, function in before.items():  # one cannot be taken back: without one before, source stays as it is
-            tvm.register_global_func(name, function or (lambda code, target: code), override=True)
-
-
-def cuda_source(executable: Any) -> str:
-    """The CUDA source in an executable of `build_module`; empty if it has no kernel."""
-    for imported in executable.mod.imports:
-        for module in (imported, *imported.imports):
-            if module.kind == "cuda":
-                return str(module.inspect_source("cuda"))
-    return ""
-
-
-def load_cuda_runtime(libraries: Sequence[str]) -> bool:
-    """Load TVM's CUDA runtime after the libraries it needs; whether it is there now."""
-    tvm = modules().tvm
-    if tvm.get_global_func("device_api.cuda", allow_missing=True) is not None:
-        return True
-    for path in libraries:
-        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-    folder = Path(tvm.__file__).parent / "lib"
-    try:
-        ctypes.CDLL(str(folder / "libtvm_runtime_cuda.so"), mode=ctypes.RTLD_LOCAL)
-    except OSError:
-        return False
-    return tvm.get_global_func("device_api.cuda", allow_missing=True) is not None

@@ -38,7 +38,7 @@ class ExtraOperand:
 class VectorUnit:
     """The vector registers of an instruction set, in fp32 terms.
 
-    `simt`: no vectors but threads, as on a GPU; loops then say what is independent, and `backends.cuda` shares it out.
+    `simt`: no vectors but threads, as on a GPU; loops then only say what is independent, for a backend to share it out.
     `vnni`, `bf16`, `popcount`: whether there are dot products of bytes (vpdpbusd), of bf16 (vdpbf16ps), and the count
     of bits in a lane (vpopcntd).
     """
