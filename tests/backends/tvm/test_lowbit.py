@@ -19,6 +19,7 @@ from intaglio.backends.tvm.kernels.layout import Blocked, Halo
 from intaglio.backends.tvm.kernels.lowbit.conv import conv_bf16, conv_int8
 from intaglio.backends.tvm.kernels.lowbit.depthwise import depthwise_int8
 from intaglio.backends.tvm.kernels.lowbit.gemm import matmul_bf16, matmul_binary, matmul_int8, pack_signs
+from intaglio.backends.tvm.kernels.lowbit.int4 import matmul_int4
 from intaglio.backends.tvm.kernels.lowbit.requantize import requantize
 
 ISAS = [isa for isa in api.ISA_NAMES if api.host_runs(isa)]
@@ -81,6 +82,48 @@ def test_product_of_signs(isa: str, size: tuple[int, int, int], seed: int) -> No
     assert kernel is not None
     got = run(kernel, [pack_signs(x), pack_signs(w)], [], isa, "int32")
     assert np.array_equal(got, x @ w.T)
+
+
+def rounded_to_bytes(x: Any, group: int) -> Any:
+    """Rows of x as the int4 kernel sees them if it is not exact: whole multiples of a scale for each group."""
+    parts = x.reshape(len(x), -1, group)
+    largest = np.abs(parts).max(2, keepdims=True)
+    inverse = np.where(largest > 0, np.float32(127) / np.maximum(largest, np.float32(1e-30)), np.float32(0))
+    return (np.rint(parts * inverse) * (largest * np.float32(1 / 127)).astype(float)).reshape(x.shape)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@few
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 70)),
+    st.sampled_from([32, 64, 128]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_product_of_int4(
+    isa: str, size: tuple[int, int, int], group: int, symmetric: bool, exact: bool, seed: int
+) -> None:
+    rng, (m, groups, n) = np.random.default_rng(seed), size
+    depth = groups * group
+    x = rng.standard_normal((m, depth)).astype(np.float32)
+    x[0, :group] = 0
+    codes = rng.integers(0, 16, (n, depth)).astype(np.uint8)
+    scales = rng.random((n, groups)).astype(np.float32)
+    zeros = np.full((n, groups), 8, np.uint8) if symmetric else rng.integers(0, 16, (n, groups)).astype(np.uint8)
+    kernel = matmul_int4((m, depth), (n, depth), group, symmetric=symmetric, exact=exact, unit=VECTOR_UNITS[isa])
+    assert kernel is not None
+    got = run(kernel, [x, codes, scales, *([] if symmetric else [zeros])], [], isa, "float32")
+    steps = (codes.reshape(n, groups, group) - zeros[..., None].astype(float)) * scales[..., None]
+    want = (x if exact else rounded_to_bytes(x, group)).astype(float) @ steps.reshape(n, depth).T
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+def test_int4_groups_that_do_not_fit_are_refused() -> None:
+    assert matmul_int4((1, 64), (8, 64), 12) is None
+    assert matmul_int4((1, 96), (8, 96), 64) is None
+    assert matmul_int4((1, 64), (8, 32), 32) is None
+    assert matmul_int4((1, 64), (8, 64), 8, exact=False) is None  # less than a vector
 
 
 # --- convolutions ---------------------------------------------------------------------------------------------------
