@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..ir.diagnostics import IntaglioError, error
 from ..ir.graph import Graph
-from ..ir.interpret import check_inputs, evaluate
+from ..ir.interpret import check_inputs
+from ..passes.quantize.evaluate import evaluate
+from .calibration_images import ImageFolder
 
 __all__ = ["LABELS", "Batch", "as_batches", "compare", "fit", "labels_of", "outputs"]
 
@@ -19,9 +23,18 @@ LABELS = "labels"  # an array of this name that is no input: the right answers, 
 
 
 def as_batches(data: Any, graph: Graph) -> list[Batch]:
-    """Batches from what a user may hand over: arrays by name, one array, a sequence of batches, or None."""
+    """Batches from what a user may hand over: arrays by name, one array, batches one after the other, or None.
+
+    Also a folder of images, by its path or as an `ImageFolder`, which says how to prepare them.
+    """
     if data is None:
         return []
+    if isinstance(data, (str, os.PathLike)):
+        if not Path(data).is_dir():
+            raise error("IG0409", f"`{data}` is no folder of images", hint="read arrays with numpy.load")
+        data = ImageFolder(Path(data))
+    if isinstance(data, ImageFolder):
+        data = data.batches(graph)
     names = [v.name for v in graph.inputs]
     if isinstance(data, Mapping):
         return [_batch(data, names)]
@@ -99,7 +112,7 @@ def _is_input(name: str, graph: Graph) -> bool:
 
 
 def outputs(graph: Graph, batches: Sequence[Batch]) -> list[Any]:
-    """What the interpreter computes for batches that fit: each output over all samples."""
+    """What the graph computes for batches that fit, products in f32: each output over all samples."""
     runs = [evaluate(graph, [b[v.name] for v in graph.inputs]) for b in batches]
     return [_joined([run[i] for run in runs]) for i in range(len(graph.outputs))]
 

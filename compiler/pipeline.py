@@ -22,7 +22,7 @@ from .ledger import Entry, Ledger, total
 
 __all__ = ["Observe", "Outcome", "Timing", "run_pipeline"]
 
-Observe = Callable[[str], None]  # told the name of each step before it runs
+Observe = Callable[[str], None]  # told the name of each step before it runs, and what it is at (`Stage`)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_pipeline(
         if observe is not None:
             observe(str(step))
         start = time.perf_counter()
-        after, told = _run(module, step, target, calibration)
+        after, told = _run(module, step, target, calibration, observe)
         seconds = time.perf_counter() - start
         contract = step.rewrite.contract
         measured = measure.step(module, after) if contract != "exact" else {}
@@ -80,9 +80,11 @@ def run_pipeline(
     return Outcome(module, Ledger(tuple(entries), measure.whole(module, entries)), tuple(timings))
 
 
-def _run(module: Module, step: Step, target: Target | None, calibration: Sequence[Batch]) -> tuple[Module, Context]:
+def _run(
+    module: Module, step: Step, target: Target | None, calibration: Sequence[Batch], observe: Observe | None
+) -> tuple[Module, Context]:
     """One step on every graph, and what it told; calibration data are inputs of the entry graph only."""
-    told = Context(target, module.dims)
+    told = Context(target, module.dims, observe=observe)
     graphs: dict[str, Graph] = {}
     try:
         for name, graph in module.graphs.items():

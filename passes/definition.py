@@ -28,7 +28,7 @@ from ..ir.graph import Graph
 from ..ir.target import Target
 from .options import NoOptions, keywords
 
-__all__ = ["CONTRACTS", "Claim", "Context", "Contract", "Pass", "define_pass"]
+__all__ = ["CONTRACTS", "Claim", "Context", "Contract", "Pass", "Stage", "define_pass"]
 
 Contract = Literal["exact", "real", "bounded", "lossy"]
 CONTRACTS: tuple[Contract, ...] = get_args(Contract)
@@ -45,6 +45,12 @@ class Claim:
     note: str = ""
 
 
+class Stage(str):
+    """What a pass is at, told to those who also hear of the steps of a pipeline."""
+
+    __slots__ = ()
+
+
 @dataclass
 class Context:
     """What a pass may know beside the graph.
@@ -52,18 +58,26 @@ class Context:
     `target` answers what is legal and what it costs; `dims` are the ranges of symbolic dimensions; `calibration` holds
     batches of inputs by name, and is empty when the user gave none.
 
+    `observe` is told what a pass is at, through `stage`: those that take long show their progress.
+
     What a pass did goes to `claims` (through `book`) and `notes` (through `note`): both end up in the ledger.
     """
 
     target: Target | None = None
     dims: Mapping[str, Range] = field(default_factory=dict)
     calibration: Sequence[Mapping[str, Any]] = ()
+    observe: Callable[[str], None] | None = None
     claims: list[Claim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def book(self, metric: str, loss: float, note: str = "") -> None:
         """Charge a loss to the ledger; several of one metric add up."""
         self.claims.append(Claim(metric, loss, note))
+
+    def stage(self, what: str) -> None:
+        """Say what the pass is at."""
+        if self.observe is not None:
+            self.observe(Stage(what))
 
     def note(self, text: str) -> None:
         """Say in the ledger what was done."""

@@ -16,10 +16,14 @@ from .rows import row_group
 
 __all__ = ["Fuse", "fuse"]
 
+_INTEGER = {"quant.conv", "quant.matmul", "quant.sum_pool", "quant.sign_matmul"}
+"""Sums in int32, which end as bytes."""
+
 _HEAVY = {"nn.conv", "nn.conv_transpose", "nn.matmul", "nn.max_pool", "nn.avg_pool", "nn.layer_norm", "nn.softmax"}
+_HEAVY |= _INTEGER
 """What a group may start with beside elementwise ops: kernels that finish one element at a time, with work to spare."""
 
-_ALSO_ELEMENTWISE = {"nn.gelu", "nn.batch_norm"}
+_ALSO_ELEMENTWISE = {"nn.gelu", "nn.batch_norm", "quant.requantize", "quant.add", "quant.table"}
 """Not elementwise in every operand, but one element of the result needs one element of the first operand."""
 
 _DIAMOND = 12
@@ -41,9 +45,9 @@ def fuse(graph: Graph, options: Fuse) -> Graph:
 
     A group grows along a value as long as nothing outside reads it, so each group has one result, and no path leaves
     a group and comes back: there are no cycles. It ends where the shape changes. A group that starts with a heavy op
-    keeps its element type. Other operands, constants among them, are operands of the group. Attention in f32, two
-    products with a softmax between them, is one group with its scale, its mask and the transposes around it. So are
-    reductions of the last axis with what is elementwise around them, such as RMS norm.
+    keeps its element type, unless that is a sum of integers. Other operands, constants among them, are operands of the
+    group. Attention in f32, two products with a softmax between them, is one group with its scale, its mask and the
+    transposes around it. So are reductions of the last axis with what is elementwise around them, such as RMS norm.
 
     Before:
 
@@ -112,7 +116,7 @@ class _Groups:
             if not more:
                 return members[:kept]
             members.extend(more)
-            if start.op.name not in _HEAVY or _elem(members[-1]) is elem:
+            if start.op.name not in _HEAVY - _INTEGER or _elem(members[-1]) is elem:
                 kept = len(members)
 
     def _absorb(self, value: Value, shape: object, room: int) -> list[Node]:

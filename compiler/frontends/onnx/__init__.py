@@ -15,7 +15,7 @@ from typing import Any
 from ....ir.diagnostics import IntaglioError, error
 from ....ir.dims import symbols
 from ....ir.graph import Module
-from . import control_ops, image_ops, index_ops, math_ops, nn_ops, quant_ops, reduce_ops, shape_ops
+from . import control_ops, image_ops, index_ops, math_ops, nn_ops, qlinear_ops, quant_ops, reduce_ops, shape_ops
 from .call import CONVERTERS
 from .functions import model_functions, opset_versions
 from .importer import Importer
@@ -24,12 +24,12 @@ from .tensors import text
 __all__ = ["load_onnx", "load_specialized", "supported_ops"]
 
 # importing these fills CONVERTERS; naming them here makes the list of converter modules explicit
-_MODULES = (control_ops, image_ops, index_ops, math_ops, nn_ops, quant_ops, reduce_ops, shape_ops)
+_MODULES = (control_ops, image_ops, index_ops, math_ops, nn_ops, qlinear_ops, quant_ops, reduce_ops, shape_ops)
 
 
 def supported_ops() -> list[str]:
     """Default-domain ops with a converter of their own (those with a function body import as well)."""
-    return sorted(CONVERTERS)
+    return sorted(name for name in CONVERTERS if "::" not in name)
 
 
 def load_onnx(

@@ -244,7 +244,7 @@ class Importer:
 
     def _convert(self, call: Call, domain: str) -> Sequence[Value | None]:
         """The results of a node: by its converter, or else by its function body."""
-        convert = None if domain else CONVERTERS.get(call.op_type)
+        convert = CONVERTERS.get(f"{domain}::{call.op_type}" if domain else call.op_type)
         most = None if domain else most_operands(call.op_type, call.version)
         if most is not None and len(call) > most:
             raise call.fail(f"takes {most} operands, {len(call)} are given")

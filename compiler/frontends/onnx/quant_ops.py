@@ -17,6 +17,7 @@ from ....ir.graph import Value
 from ....ir.types import Affine, Float, Int, Tensor, elem_named
 from .call import Call, converter, element
 from .nn_ops import kernel_of, window_options
+from .qlinear_ops import qlinear_conv_of_constants, qlinear_matmul_of_constants
 from .tensors import elem_type
 
 
@@ -178,6 +179,9 @@ def _minus_zero(c: Call, x: Value, zero: Value | None, axis: int | None) -> Valu
 
 @converter("QLinearConv")
 def qlinear_conv(c: Call) -> Value:
+    known = qlinear_conv_of_constants(c)
+    if known is not None:
+        return known
     x = _minus_zero(c, c[0], c.optional(2), None)
     w = _minus_zero(c, c[3], c.optional(5), 0)
     bias = c.optional(8)
@@ -191,6 +195,9 @@ def qlinear_conv(c: Call) -> Value:
 
 @converter("QLinearMatMul")
 def qlinear_matmul(c: Call) -> Value:
+    known = qlinear_matmul_of_constants(c)
+    if known is not None:
+        return known
     y = c.emit("nn.matmul", _minus_zero(c, c[0], c.optional(2), 0), _minus_zero(c, c[3], c.optional(5), None))
     scale_a, scale_b = c[1], c[4]
     if len(scale_a.type.shape) == 1:

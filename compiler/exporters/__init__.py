@@ -1,0 +1,1 @@
+"""Exporters: modules of the IR in the formats of others."""

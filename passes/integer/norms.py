@@ -1,0 +1,95 @@
+"""Softmax and layer norm of codes, in integer ops that there are for other reasons."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...ir.edit import Editor
+from ...ir.graph import Node, Value
+from ...ir.types import Int
+from .emit import centred
+from .products import real_bias
+from .values import Code, Fixed, Real, Sums
+
+__all__ = ["layer_norm", "softmax"]
+
+I32, I64 = Int("i32"), Int("i64")
+
+EXPONENTIALS, PROBABILITIES = 16, 14
+"""Bits behind the binary point of exponentials, and of what they are divided to."""
+
+
+def softmax(editor: Editor, node: Node, given: list[Real | None]) -> Real | None:
+    """exp(x - max x) from a table of every difference of two codes, over its sum: one integer division each.
+
+    A probability is off by at most 2**-15, and n 2**-17 of itself, for n that are added up.
+    """
+    (x,) = given
+    if not isinstance(x, Code) or x.raw.type.elem.bits > 8:  # type: ignore[union-attr]
+        return None
+    axis = node.attr("axis") % len(x.raw.type.shape)
+    extent = x.raw.type.shape[axis]
+    if not isinstance(extent, int) or not 0 < extent < 1 << 31 - EXPONENTIALS - 1:
+        return None
+    powers = np.rint(np.exp(-np.arange(256) * x.scale) * (1 << EXPONENTIALS)).astype(np.int32)
+
+    def emit(integers: Any) -> Value:
+        assert integers is None
+        wide = [
+            editor.emit("math.cast", v, to=I32)
+            for v in (editor.emit("math.reduce_max", x.raw, axes=(axis,), keepdims=True), x.raw)
+        ]
+        below = editor.emit("math.sub", wide[0], wide[1])
+        power = editor.emit("quant.table", below, editor.constant(powers), first=0)
+        total = editor.emit("math.reduce_sum", power, axes=(axis,), keepdims=True)
+        half = editor.emit("math.shift_right", total, editor.constant(np.int32(1)))
+        scaled = editor.emit("math.mul", power, editor.constant(np.int32(1 << PROBABILITIES)))
+        return editor.emit("math.div", editor.emit("math.add", scaled, half), total)
+
+    return Sums(emit, 2.0**-PROBABILITIES, 1 << PROBABILITIES)
+
+
+NORMAL, ROOT = 12, 8
+"""Bits behind the binary point of what is normalised, and of the deviation that it is divided by."""
+
+LONGEST = 1024
+"""Rows for which the square, (127.5 n)^2 at most, has room for twice ROOT bits more below 2**52."""
+
+
+def layer_norm(editor: Editor, node: Node, given: list[Real | None]) -> Real | None:
+    """(x - mean) / deviation in integers: with d = n c - sum(c), deviation^2 = sum(d^2) / n in the same units.
+
+    The root is the integer one (Kim et al., I-BERT, 2021, section 3.5) with 8 bits more, the quotient has 12 bits behind
+    the binary point. The affine map takes the place of a scale and a bias.
+    """
+    x, scale, *rest = given
+    shape = node.output.type.shape
+    if not isinstance(x, Code) or not isinstance(scale, Fixed) or scale.reals.ndim != 1:
+        return None
+    if node.attr("axis") % len(shape) != len(shape) - 1 or not isinstance(shape[-1], int) or shape[-1] > LONGEST:
+        return None
+    bias = real_bias(rest[0]) if rest else np.zeros(shape[-1])
+    if bias is None or x.raw.type.elem.bits > 8:  # type: ignore[union-attr]
+        return None
+    count, axis = shape[-1], len(shape) - 1
+    gain = np.asarray(scale.reals, np.float64)
+    least = round(float(node.attr("eps")) * (count / x.scale) ** 2)  # eps in these units
+    signs = np.where(gain < 0, -1, 1)
+
+    def emit(integers: Any) -> Value:
+        codes = centred(editor, x)
+        total = editor.emit("math.reduce_sum", codes, axes=(axis,), keepdims=True)
+        apart = editor.emit("math.sub", editor.emit("math.mul", codes, editor.constant(np.int32(count))), total)
+        wide = editor.emit("math.cast", apart, to=I64)
+        squares = editor.emit("math.reduce_sum", editor.emit("math.mul", wide, wide), axes=(axis,), keepdims=True)
+        mean = editor.emit("math.div", squares, editor.constant(np.int64(count)))
+        mean = editor.emit("math.add", mean, editor.constant(np.int64(max(least, 1))))
+        root = editor.emit("quant.isqrt", editor.emit("math.mul", mean, editor.constant(np.int64(1 << 2 * ROOT))))
+        fine = editor.emit("math.mul", wide, editor.constant(signs.astype(np.int64) << NORMAL + ROOT))
+        found = editor.emit("math.cast", editor.emit("math.div", fine, root), to=I32)
+        return found if integers is None else editor.emit("math.add", found, editor.constant(integers))
+
+    return Sums(emit, np.abs(gain) * 2.0**-NORMAL, (math.isqrt(count) + 1) << NORMAL, axis, bias)
