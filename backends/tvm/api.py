@@ -6,45 +6,16 @@ first use; importing this module stays cheap.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import platform
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from .runtime import LoadedModule, hidden_torch, without_chatter
-
-ISA_NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "baseline")
-"""Widest first. `avx512_vnni` is Cascade Lake and later; `avx512_bf16` is Sapphire Rapids, Zen 4 and later;
-`avx2_vnni` is Alder Lake and later, without AVX-512.
-"""
-
-_AVX2 = frozenset({"avx2", "fma", "bmi2"})
-_AVX512 = _AVX2 | {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}
-_AVX512_VNNI = _AVX512 | {"avx512_vnni"}
-_ISA_FEATURES: Mapping[str, frozenset[str]] = {
-    "avx512_bf16": _AVX512_VNNI | {"avx512_bf16", "avx512_vpopcntdq"},
-    "avx512_vnni": _AVX512_VNNI,
-    "avx512": _AVX512,
-    "avx2_vnni": _AVX2 | {"avx_vnni"},
-    "avx2": _AVX2,
-    "baseline": frozenset(),
-}
-# (CPU that LLVM tunes for, what is added to its instructions). Skylake's tuning prefers 256-bit vectors; explicit
-# 512-bit vectors need the preference lifted.
-_ISA_LLVM: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "avx512_bf16": (
-        "skylake-avx512",
-        ("-prefer-256-bit", "+avx512vnni", "+avx512bf16", "+avx512vpopcntdq"),
-    ),
-    "avx512_vnni": ("skylake-avx512", ("-prefer-256-bit", "+avx512vnni")),
-    "avx512": ("skylake-avx512", ("-prefer-256-bit",)),
-    "avx2_vnni": ("haswell", ("+avxvnni",)),
-    "avx2": ("haswell", ()),
-    "baseline": ("x86-64", ()),
-}
+from .cross import Linker
+from .isa import ISA_NAMES, host_isa, llvm_spec
+from .runtime import LoadedModule, ffi, hidden_torch, without_chatter
 
 
 @functools.cache
@@ -69,40 +40,12 @@ def symbolic_dim(name: str) -> Any:
 # -------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def host_cpu_flags() -> frozenset[str]:
-    """CPU feature flags as the Linux kernel names them; empty where /proc/cpuinfo does not exist."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return frozenset()
-
-
-def host_isa() -> str:
-    """The widest of `ISA_NAMES` that this machine executes."""
-    return next(name for name in ("avx512", "avx2", "baseline") if host_runs(name))
-
-
-def host_runs(isa: str) -> bool:
-    """Whether this machine executes code for an instruction set of `ISA_NAMES`."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return isa == "baseline" or (x86 and _ISA_FEATURES[isa] <= host_cpu_flags())
-
-
 def cpu_target(isa: str | None = None, *, cores: int | None = None) -> Any:
     """An LLVM target for an instruction set of `ISA_NAMES` (default: this machine's widest)."""
     isa = isa or host_isa()
     if isa not in ISA_NAMES:
         raise ValueError(f"unknown instruction set {isa!r}; expected one of {', '.join(ISA_NAMES)}")
-    spec: dict[str, Any] = {"kind": "llvm", "num-cores": cores or os.cpu_count() or 1}
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        spec["mcpu"], attributes = _ISA_LLVM[isa]
-        if attributes:
-            spec["mattr"] = list(attributes)
-    return modules().tvm.target.Target(spec)
+    return modules().tvm.target.Target(llvm_spec(isa, cores))
 
 
 # --- building and loading
@@ -126,9 +69,33 @@ def opaque_pipeline() -> Any:
             t.LowerRuntimeBuiltin(),
             t.ComputePrimValue(),
             t.VMShapeLower(),
+            api.tvm.transform.module_pass(_without_checks, opt_level=0),
             t.AttachGlobalSymbol(),
         ]
     )
+
+
+def _without_checks(module: Any, _: Any) -> Any:
+    """Drop what compares the arguments' types with the signature, two calls an argument: weights are ours, and inputs
+    are compared before they get here. Where there are symbolic dimensions, the same calls find their sizes.
+    """
+    relax = modules().relax
+    main = module["main"]
+
+    def called(binding: Any) -> str:
+        value = binding.value
+        names = [value.op, *value.args[:1]] if isinstance(value, relax.Call) else []  # by itself, or with the machine
+        return next((n.global_symbol for n in names if isinstance(n, relax.ExternFunc)), "")
+
+    blocks = [list(block.bindings) for block in main.body.blocks]
+    if any(called(b) == "vm.builtin.alloc_shape_heap" for block in blocks for b in block):
+        return module
+    checks = ("vm.builtin.check_tensor_info", "vm.builtin.match_shape")
+    kept = [relax.BindingBlock([b for b in block if called(b) not in checks]) for block in blocks]
+    body = relax.SeqExpr(kept, main.body.body)
+    module = module.clone()
+    module["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+    return module
 
 
 @functools.cache
@@ -171,24 +138,39 @@ def _loops_pipeline() -> str:
     return "intaglio_loops"
 
 
+def _tir_pipeline(target: Any) -> str:
+    return "default" if target.kind.name != "llvm" else _loops_pipeline()
+
+
 def build_module(module: Any, target: Any) -> Any:
     """Compile an IRModule of a Relax main and scheduled PrimFuncs into an executable."""
-    loops = "default" if target.kind.name != "llvm" else _loops_pipeline()
-    return modules().relax.build(module, target, relax_pipeline=opaque_pipeline(), tir_pipeline=loops)
+    return modules().relax.build(module, target, relax_pipeline=opaque_pipeline(), tir_pipeline=_tir_pipeline(target))
+
+
+def _alone(func: Any, target: Any) -> Any:
+    tvm = modules().tvm
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    return tvm.compile(module, target, tir_pipeline=_tir_pipeline(target))
 
 
 def build_kernel(func: Any, target: Any) -> Any:
     """Compile one PrimFunc alone; returns a callable on TVM tensors (inputs, extras, output)."""
-    tvm = modules().tvm
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target)["main"]
+    return _alone(func, target)["main"]
+
+
+def same_function(a: Any, b: Any) -> bool:
+    """Whether two PrimFuncs compute the same in the same way."""
+    return bool(ffi().structural_equal(a, b))
+
+
+def parameters(func: Any) -> list[tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each buffer that a PrimFunc takes, with 1 for each symbolic dimension."""
+    return [(tuple(int(getattr(d, "value", 1)) for d in p.shape), str(p.dtype)) for p in func.params]
 
 
 def kernel_assembly(func: Any, target: Any) -> str:
     """The assembly text of one PrimFunc, for checks on spills and instruction choice."""
-    tvm = modules().tvm
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    return str(tvm.compile(module, target).mod.inspect_source("asm"))
+    return str(_alone(func, target).mod.inspect_source("asm"))
 
 
 def single_call_module(func: Any, arg_shapes: Sequence[tuple[Any, ...]], out_shape: tuple[Any, ...]) -> Any:
@@ -223,13 +205,42 @@ def chain_module(func: Any, shape: tuple[int, ...], count: int) -> Any:
     return builder.get()
 
 
-def export_library(executable: Any, path: str | os.PathLike[str]) -> None:
-    """Write an executable of `build_module` as a shared library."""
+def export_library(executable: Any, path: str | os.PathLike[str], linker: Linker | None = None) -> None:
+    """Write an executable of `build_module` as a shared library, by this machine's linker or another one."""
+    other = {} if linker is None else {"cc": linker.command, "options": list(linker.options)}
     with without_chatter():
-        executable.export_library(os.fspath(path))
+        executable.export_library(os.fspath(path), **other)
 
 
 def load_executable(executable: Any, device: str = "cpu") -> LoadedModule:
     """Bind an executable of `build_module` in this process, without a file."""
     api = modules()
     return LoadedModule(api.relax.VirtualMachine(executable, api.tvm.device(device, 0)))
+
+
+# --- CUDA
+# -------------------------------------------------------------------------------------------
+
+
+def cuda_target(arch: str) -> Any:
+    """A CUDA target such as `sm_90`, with this machine's kind of CPU as its host."""
+    spec = {"kind": "cuda", "arch": arch, "max_threads_per_block": 1024, "thread_warp_size": 32}
+    return modules().tvm.target.Target({**spec, "max_shared_memory_per_block": 49152}, host=cpu_target("baseline"))
+
+
+@contextlib.contextmanager
+def cuda_compiler(complete: Callable[[str], str], compile: Callable[[str], bytes]) -> Iterator[None]:
+    """Have the CUDA source that TVM generates go through `complete`, and `compile` make machine code of it."""
+    tvm = modules().tvm
+    hooks = {
+        "tvm_callback_cuda_compile": compile,
+        "tvm_callback_cuda_postproc": lambda code, target: complete(code),
+    }
+    before = {name: tvm.get_global_func(name, allow_missing=True) for name in hooks}
+    for name, function in hooks.items():
+        tvm.register_global_func(name, function, override=True)
+    try:
+        yield
+    finally:
+        for name, function in before.items():  # one cannot be taken back: without one before, source stays as it is
+            tvm.register_global_func(name, function or (lambda code, target: code), override=True)

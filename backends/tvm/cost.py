@@ -67,13 +67,16 @@ GENERIC = 0.08
 DEPTHWISE = 0.7
 """Efficiency of depthwise convolution: each multiply-add takes a load of its own."""
 
+INTEGER, INTEGER_DEPTHWISE = 0.9, 0.15
+"""Efficiencies of products of bytes."""
+
 SCALAR_CALL = 20.0
 """Operations of a call of libm, which handles one element; vector operations handle a register of them."""
 
 FUNCTIONS: Mapping[str, float] = {
     "math.div": 4, "math.reciprocal": 4, "math.sqrt": 4, "math.exp": 12, "math.log": 16, "math.sigmoid": 18,
     "math.tanh": 20, "math.erf": 20, "math.softplus": 30, "nn.gelu": 24, "nn.batch_norm": 3, "nn.layer_norm": 6,
-    "nn.softmax": 18, "nn.log_softmax": 18,
+    "nn.softmax": 18, "nn.log_softmax": 18, "quant.requantize": 3, "quant.add": 3, "quant.table": 16,
 }  # fmt: skip
 """Operations an element that are more than one."""
 
@@ -178,7 +181,21 @@ def _vectors(found: Work) -> float:
     return found.operations / found.efficiency + found.rest / SIMPLE
 
 
-@work("nn.max_pool", "nn.avg_pool", "nn.lp_pool")
+@work("quant.conv", "quant.matmul")
+def _integer_product(node: Node, unit: VectorUnit) -> Work:
+    """Four bytes of a channel block at a time, whole vectors of results; a depthwise one shuffles as it goes."""
+    x, w, operations = shape_of(node.inputs[0]), shape_of(node.inputs[1]), node_cost(node).flops
+    if node.op.name == "quant.matmul":
+        depth, columns = w[-2] if len(w) > 1 else w[0], w[-1] if len(w) > 1 else 1
+    else:
+        depth, columns = w[1], w[0] // node.attr("g")
+        if depth == 1 and node.attr("g") == x[1]:
+            return Work(operations, INTEGER_DEPTHWISE)
+    padded = ceil_div(depth, 4) * 4 / max(depth, 1) * ceil_div(columns, unit.lanes) * unit.lanes / max(columns, 1)
+    return Work(operations, INTEGER / padded)
+
+
+@work("nn.max_pool", "nn.avg_pool", "nn.lp_pool", "quant.sum_pool")
 def _pool(node: Node, unit: VectorUnit) -> Work:
     return Work(rest=math.prod(shape_of(node.output)) * math.prod(node.attr("kernel")))
 

@@ -18,8 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import IntaglioError, error
+from .kernels import VECTOR_UNITS
 
-__all__ = ["Level", "Machine", "Scaling", "built_in", "cpu_name", "default_path", "known_machine", "read_machine"]
+__all__ = [
+    "Level",
+    "Machine",
+    "Scaling",
+    "built_in",
+    "cache_folder",
+    "cpu_name",
+    "default_path",
+    "known_machine",
+    "read_machine",
+]
 
 FORMAT = 1
 HINT = "`intaglio targets --calibrate` measures this machine"
@@ -92,7 +103,12 @@ def built_in(isa: str) -> Machine:
         Level("L3", 32 << 20, min(1.1e11, nearest)),
         Level("memory", 0, 4.0e10),
     )
-    return Machine("built in", "", isa, {"f32": peak}, levels, 0.2e-6, 0.6e-6, 3e-6, calibrated=False)
+    unit, peaks = VECTOR_UNITS[isa], {"f32": peak}
+    if unit.vnni:  # four products of bytes in the place of one of f32
+        peaks["i8"] = 4 * peak
+    if unit.bf16:
+        peaks["bf16"] = 2 * peak
+    return Machine("built in", "", isa, peaks, levels, 0.2e-6, 0.6e-6, 3e-6, calibrated=False)
 
 
 @cache
@@ -107,11 +123,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def default_path(isa: str) -> Path:
-    """Where the figures are kept: in the user's cache folder."""
+def cache_folder() -> Path:
+    """Where what was measured is kept: INTAGLIO_CACHE, or a folder in the user's cache folder."""
+    own = os.environ.get("INTAGLIO_CACHE", "")
+    if own:
+        return Path(own)
     home = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
-    return folder / "intaglio" / f"machine-{isa}.json"
+    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "intaglio"
+
+
+def default_path(isa: str) -> Path:
+    """Where the figures are kept."""
+    return cache_folder() / f"machine-{isa}.json"
 
 
 def known_machine(isa: str) -> tuple[Machine, str]:

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...ir.diagnostics import error
 from ...ir.graph import Module
 from ...ir.interpret import bind_symbols
 from ..backend import KernelCost
 from . import api, runtime
+from .cross import Linker
+from .isa import architecture, host_architecture, host_isa, host_runs
 from .lowering.elements import array_of
 from .lowering.graph import Plan
 from .weights import map_weights, write_weights
@@ -42,19 +45,28 @@ class TvmProgram:
         isa: str,
         library: runtime.LoadedModule | None = None,
         executable: Any = None,
+        linker: Linker | None = None,
     ) -> None:
         self.module, self.isa, self.kernels = module, isa, plan.kernels
         self._plan, self._isa, self._library, self._executable = plan, isa, library, executable
+        self._linker = linker
         self._weights = [runtime.to_tensor(w) for w in plan.weights]
         self._slots = [_Slot() for _ in module.main.inputs]
         self._sizes = _Sizes(module, plan.symbols) if plan.symbols else None
         self._dtypes = [v.type.dtype for v in module.main.outputs]  # type: ignore[union-attr]
+        distinct = {what for kind, what in plan.outputs if kind == "computed"}
+        self._single = len(distinct) == 1  # then `main` returns it, and no tuple
+        in_order = plan.outputs == tuple(("computed", i) for i in range(len(distinct)))
+        self._plain = in_order and all(d.isbuiltin == 1 for d in self._dtypes)
         self._lock = threading.Lock()
 
     @functools.cached_property
     def loaded(self) -> runtime.LoadedModule | None:
         """What runs; None where nothing is computed."""
         if self._library is None and self._executable is not None:
+            if not host_runs(self.isa):
+                what = f"the program is compiled for {self.isa}, this machine has {host_isa()}"
+                raise error("IG0505", what, hint="save it, and run the artifact on a machine that has it")
             return api.load_executable(self._executable)
         return self._library
 
@@ -68,11 +80,14 @@ class TvmProgram:
         if self._main is not None:
             with self._lock:
                 computed = self._main(*self.arguments(arrays))
+        if self._single:
+            computed = (computed,)
+        if self._plain:
+            return [self.array(tensor) for tensor in computed]
         results = []
         for (kind, what), dtype in zip(self._plan.outputs, self._dtypes, strict=True):
             if kind == "computed":
-                array = self.array(computed[what])
-                results.append(array if array.dtype == dtype else array.view(dtype))
+                results.append(self.array(computed[what]).view(dtype))
             else:
                 results.append(np.array(arrays[what] if kind == "input" else what))
         return results
@@ -83,9 +98,10 @@ class TvmProgram:
 
     def arguments(self, arrays: Sequence[Any]) -> list[Any]:
         """What `main` takes: sizes of the symbolic dimensions, inputs, weights. Good until the next call."""
-        sizes = [] if self._sizes is None else [self._sizes(arrays)]
-        inputs = [slot.tensor(array_of(a)) for slot, a in zip(self._slots, arrays, strict=True)]
-        return [*sizes, *inputs, *self._weights]
+        inputs = map(_Slot.tensor, self._slots, arrays)
+        if self._sizes is None:
+            return [*inputs, *self._weights]
+        return [self._sizes(arrays), *inputs, *self._weights]
 
     def kernel_costs(self, arrays: Sequence[Any] | None = None) -> list[KernelCost]:
         """See `backends.backend.Profiled`."""
@@ -109,10 +125,11 @@ class TvmProgram:
         if self._executable is not None or self._library is not None:
             if self._executable is None:
                 raise error("IG0505", "a program that was loaded cannot be saved again", hint="copy its folder")
-            api.export_library(self._executable, folder / LIBRARY)
+            api.export_library(self._executable, folder / LIBRARY, self._linker)
             weights = write_weights(folder / WEIGHTS, self._plan.weights) if self._plan.weights else []
         return {
             "isa": self._isa,
+            "architecture": architecture(self._isa),
             "entry": ENTRY,
             "library": LIBRARY if self._executable is not None else None,
             "symbols": list(self._plan.symbols),
@@ -128,16 +145,18 @@ class _Slot:
     """Where an input is passed: in its own memory if compiled code can read that, else in memory that is kept."""
 
     def __init__(self) -> None:
+        self._shape: tuple[int, ...] | None = None
         self._memory: Any = None
         self._tensor: Any = None
 
-    def tensor(self, array: Any) -> Any:
+    def tensor(self, given: npt.NDArray[Any]) -> Any:
+        array = array_of(given)
         if array.nbytes >= IN_PLACE and array.flags.writeable and runtime.is_aligned(array):
             return runtime.to_tensor(array)
-        if not array.size:
-            return runtime.to_tensor(array)
-        if self._memory is None or self._memory.shape != array.shape:
-            self._memory = runtime.aligned_empty(array.shape, array.dtype)
+        if array.shape != self._shape:
+            if not array.size:
+                return runtime.to_tensor(array)
+            self._shape, self._memory = array.shape, runtime.aligned_empty(array.shape, array.dtype)
             self._tensor = runtime.to_tensor(self._memory)
         np.copyto(self._memory, array)
         return self._tensor
@@ -168,9 +187,10 @@ class _Sizes:
 
 def load_program(folder: Path, info: Mapping[str, Any], module: Module) -> TvmProgram:
     """The program that `save` wrote; IG0505 when this machine or this TVM cannot run it."""
-    isa, have = info["isa"], api.host_isa()
-    if not api.host_runs(isa):
-        what = f"the artifact is compiled for {isa}, this machine has {have}"
+    isa, have, here = info["isa"], host_isa(), host_architecture()
+    built_for = info.get("architecture", here)
+    if built_for != here or not host_runs(isa):
+        what = f"the artifact is compiled for {isa} ({built_for}), this machine has {have} ({here})"
         raise error("IG0505", what, hint=f"compile the model again with --target cpu:isa={have}")
     plan = stored_plan(folder, info, module)
     loaded = None if info["library"] is None else runtime.load_library(folder / info["library"])

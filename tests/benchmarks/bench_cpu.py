@@ -27,7 +27,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 TURN = 0.03  # seconds
-AGREE = 1e-4  # the largest difference from ONNX Runtime, as a part of the largest magnitude in its output
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -36,14 +35,16 @@ def main() -> int:
     if (models := args.peers_venv / "models").is_dir():
         sys.path.append(str(models))  # packages of weights only
     from .cpu_table import goals_table, memory_table, speed_table
+    from .int8 import INT8
     from .models import MODELS
 
-    chosen = [m for m in MODELS if not args.models or any(part in m.name for part in args.models)]
+    everything = (*MODELS, *INT8)
+    chosen = [m for m in everything if not args.models or any(part in m.name for part in args.models)]
     python = args.peers_venv / "bin" / "python"
     if not python.is_file():
         sys.exit(f"{args.peers_venv} is no virtual environment: `make .venv-peers/installed` makes it")
     if not chosen:
-        sys.exit(f"no such model; there are {', '.join(m.name for m in MODELS)}")
+        sys.exit(f"no such model; there are {', '.join(m.name for m in everything)}")
     tables, versions, failed, single = [], {}, False, []
     for threads in args.threads:
         rows = []
@@ -121,7 +122,7 @@ def measure(model: Any, python: Path, threads: int, args: argparse.Namespace, ve
             differs = difference(outputs["onnxruntime"], outputs[name])
             if name == OURS:
                 row.difference = differs
-            if not differs <= AGREE:
+            if not differs <= model.agree:
                 row.errors[name] = f"its outputs differ from ONNX Runtime's by {differs:.1e} of the largest"
         times = _rounds({n: w for n, w in workers.items() if n not in row.errors}, threads, args.rounds)
         for name, found in times.items():

@@ -21,8 +21,10 @@ pytest.importorskip("tvm")
 
 from intaglio.backends.tvm import api, runtime
 from intaglio.backends.tvm.calibrate import DOT_TILE, dot_kernel
+from intaglio.backends.tvm.isa import host_isa
 from intaglio.backends.tvm.kernels import VECTOR_UNITS, ExtraOperand, Kernel, matmul
 from intaglio.backends.tvm.kernels.blocked.conv import conv_blocked
+from intaglio.backends.tvm.kernels.conv_call import conv_call
 from intaglio.backends.tvm.kernels.layout import Blocked, Halo
 from intaglio.backends.tvm.kernels.lowbit.conv import conv_bf16, conv_int8
 from intaglio.backends.tvm.kernels.lowbit.depthwise import depthwise_int8
@@ -36,7 +38,7 @@ from intaglio.backends.tvm.kernels.sparse.csr import csr_matmul
 Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[], Any]
 
-ISA = next(name for name in api.ISA_NAMES if api.host_runs(name))
+ISA = host_isa()
 UNIT = VECTOR_UNITS[ISA]
 ROUNDS = 15
 TURN = 0.002  # seconds
@@ -253,7 +255,7 @@ def sparse() -> None:
             shape, w = (1, c, size, size), pruned(dot, 0.25, o, c, k, k)
             made = block_sparse_conv(shape, w.shape, count_blocks(w, dot), x_dtype=dtype, **layouts)
             full = (
-                conv_blocked(shape, w.shape, allow_winograd=False, **layouts)
+                conv_blocked(conv_call(shape, w.shape, allow_winograd=False, **layouts))
                 if dtype == "float32"
                 else conv_int8(shape, w.shape, **layouts)
             )

@@ -23,7 +23,10 @@ __all__ = ["MODELS", "BenchModel", "fix_dims", "mobilenet_v2", "resnet18", "resn
 
 @dataclass(frozen=True)
 class BenchModel:
-    """`dims` are the sizes of the symbolic dimensions; `below` bounds the integers of an integer input."""
+    """`dims` are the sizes of the symbolic dimensions; `below` bounds the integers of an integer input.
+
+    `agree` is the largest difference from ONNX Runtime, as a part of the largest magnitude in its output.
+    """
 
     name: str
     title: str
@@ -31,6 +34,7 @@ class BenchModel:
     missing: Callable[[], str] = lambda: ""
     dims: Mapping[str, int] = field(default_factory=lambda: {"N": 1})
     below: Mapping[str, int] = field(default_factory=dict)
+    agree: float = 1e-4
 
     def build(self) -> onnx.ModelProto:
         """The model with every dimension fixed."""

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from .bench_cpu import difference
 from .cpu_table import GOALS, Measured, Row, geomean, goals_table, speed_table
+from .int8 import INT8
 from .models import MODELS, fix_dims, mobilenet_v2, resnet18, resnet50
 from .peers import WorkerFailed, WorkerProcess
 
@@ -44,6 +45,16 @@ def test_every_model_is_fixed() -> None:
             assert all(np.isfinite(a).all() for a in inputs.values())
             again = model.inputs(proto)
             assert all(np.array_equal(a, again[name]) for name, a in inputs.items())
+
+
+def test_int8_models_have_casts() -> None:
+    pytest.importorskip("onnxruntime")
+    small = next(m for m in INT8 if m.name == "ad01_autoencoder_int8")
+    if small.missing():
+        pytest.skip(small.missing())
+    ops = [node.op_type for node in small.build().graph.node]
+    assert ops.count("QuantizeLinear") >= 10
+    assert ops.count("DequantizeLinear") >= 20
 
 
 def test_fixing_leaves_the_model_alone() -> None:
@@ -93,7 +104,7 @@ def test_tables() -> None:
     assert said["ResNet-18 int8"] == [">= 1", "not measured", ""]
     assert said["two threads"] == [">= 1.8", "2.00", "yes"]
     assert said["compile ResNet-18"] == ["<= 8 s", "9.0 s", "no"]
-    assert {m for goal in GOALS for m in goal.models} <= {m.name for m in MODELS}
+    assert {m for goal in GOALS for m in goal.models} <= {m.name for m in (*MODELS, *INT8)}
 
 
 def test_worker(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ by the functions in `Kernel.packers`. A template returns None where it does not 
 
 from .batched import batched_matmul
 from .conv import conv
+from .conv_call import ConvCall, conv_call
 from .kernel import AVX512, VECTOR_UNITS, Epilogue, ExtraOperand, Kernel, VectorUnit, identity
 from .matmul import matmul
 from .pool import average_pool, global_average_pool, max_pool
@@ -13,6 +14,7 @@ from .pool import average_pool, global_average_pool, max_pool
 __all__ = [
     "AVX512",
     "VECTOR_UNITS",
+    "ConvCall",
     "Epilogue",
     "ExtraOperand",
     "Kernel",
@@ -20,6 +22,7 @@ __all__ = [
     "average_pool",
     "batched_matmul",
     "conv",
+    "conv_call",
     "global_average_pool",
     "identity",
     "matmul",

@@ -21,11 +21,12 @@ def batched_matmul(
     epilogue: Epilogue = identity,
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = AVX512,
+    rank: int = 0,
 ) -> Kernel | None:
     """a[.., M, K] @ b[.., K, N], leading dimensions broadcast as in NumPy.
 
     Leading dimensions and M may be symbolic. None for vectors, for symbolic K or N, and for shapes that do
-    not match.
+    not match. `rank`: the tile to take of the cheapest ones.
     """
     a_shape, b_shape = tuple(a_shape), tuple(b_shape)
     if len(a_shape) < 2 or len(b_shape) < 2:
@@ -45,7 +46,7 @@ def batched_matmul(
         a, b = emit.arg("a", a_shape), emit.arg("b", b_shape)
         extra = emit.extra_args(tuple(extras))
         out = emit.arg("out", out_shape)
-        product = _Product(emit, unit, rows, depth, columns, a, b, out, epilogue, extra)
+        product = _Product(emit, unit, rank, rows, depth, columns, a, b, out, epilogue, extra)
         total: Dim = 1
         for d in leading:
             total = total * d
@@ -97,6 +98,7 @@ class _Product:
         self,
         emit: Emitter,
         unit: VectorUnit,
+        rank: int,
         rows: Dim,
         depth: int,
         columns: int,
@@ -109,7 +111,7 @@ class _Product:
         self.emit, self.unit, self.rows, self.depth, self.columns = emit, unit, rows, depth, columns
         self.a, self.b, self.out, self.epilogue, self.extras = a, b, out, epilogue, extras
         known = rows if isinstance(rows, int) else SYMBOLIC_ROWS
-        self.height, vectors = choose_tile(known, ceil_div(columns, unit.lanes), unit)
+        self.height, vectors = choose_tile(known, ceil_div(columns, unit.lanes), unit, rank)
         self.width = min(columns, vectors * unit.lanes)
         self.blocks = ceil_div(columns, self.width)
         self.uses_panel = known >= ROWS_WORTH_A_PANEL

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from .conv_call import ConvCall
 from .conv_plan import BandPlan, ConvShape, pack_blocks, plan_band
 from .emit import Emitter
 from .geometry import Axis, Window
-from .kernel import Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div
+from .kernel import Dim, Epilogue, Expr, Kernel, VectorUnit, ceil_div
 from .panel import fill_panel
 from .tile import RegisterTile
 
@@ -20,37 +21,27 @@ UNROLLED_FMAS = 640
 """Taps are unrolled up to this many FMAs in a loop body, so that the code stays in the instruction cache."""
 
 
-def conv_band(
-    batch: Dim,
-    shape: ConvShape,
-    in_shape: tuple[Dim, ...],
-    weight_shape: tuple[int, ...],
-    epilogue: Epilogue,
-    extras: tuple[ExtraOperand, ...],
-    unit: VectorUnit,
-) -> Kernel:
+def conv_band(call: ConvCall) -> Kernel:
     """The kernel of any convolution whose output rows are long enough to fill vectors."""
-    window = shape.window
-    out_channels = shape.groups * shape.outputs
-    out_shape = (batch, out_channels, *window.out_spatial)
+    shape, window = call.shape, call.window
     # Pixels of a pointwise convolution need no rows: take the image as one long row and cut that into bands.
     pixels = window.rows.out * window.columns.out
     band_window = Window(Axis(1, 1), Axis(pixels, 1), True) if shape.is_pointwise else window
-    plan = plan_band(shape, band_window, unit)
+    plan = plan_band(shape, band_window, call.unit)
     packed_shape = (shape.groups, shape.outputs * shape.depth)
 
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", in_shape)
+        x = emit.arg("x", call.x_shape)
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(extras)
-        out = emit.arg("out", out_shape)
-        _Band(emit, shape, plan, unit, x, weight, out, epilogue, extra).emit_all(batch)
+        extra = emit.extra_args(call.extras)
+        out = emit.arg("out", call.out_shape)
+        _Band(emit, shape, plan, call.unit, x, weight, out, call.epilogue, extra).emit_all(call.batch)
     return Kernel(
         emit.func,
-        (None, lambda w: pack_blocks(w.reshape(weight_shape), shape.groups, plan.block)),
-        (in_shape, packed_shape),
-        out_shape,
+        (None, lambda w: pack_blocks(w.reshape(call.weight_shape), shape.groups, plan.block)),
+        (call.x_shape, packed_shape),
+        call.out_shape,
     )
 
 

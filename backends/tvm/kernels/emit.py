@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ..api import modules
-from .kernel import Dim, Epilogue, Expr, ExtraOperand, cover
+from .kernel import Dim, Epilogue, Expr, ExtraOperand, VectorUnit, cover
+
+_X86_MAX: Mapping[int, tuple[Any, ...]] = {
+    16: ("llvm.x86.avx512.max.ps.512", 4),  # as the rounding mode says
+    8: ("llvm.x86.avx.max.ps.256",),
+    4: ("llvm.x86.sse.max.ps",),
+}
+_NAN = 3  # either kind, for llvm.is.fpclass
 
 
 class Emitter:
@@ -98,12 +105,15 @@ class Emitter:
     def max(self, a: Expr, b: Expr) -> Expr:
         return self._tirx.max(a, b)
 
-    def larger(self, a: Expr, b: Expr) -> Expr:
-        """max(a, b) in which nan wins; `max` returns b where either is nan."""
-        # By the bits: TVM takes loops with its own `isnan` apart, lane by lane.
-        mask, infinity = (self.splat(self.integer(bits), a.ty.dtype.lanes) for bits in (0x7FFFFFFF, 0x7F800000))
-        is_nan = (self.reinterpret(a, "int32") & mask) > infinity
-        return self._tirx.Select(is_nan, a, self._tirx.max(a, b))
+    def larger(self, a: Expr, b: Expr, unit: VectorUnit) -> Expr:
+        """max(a, b) of vectors in which nan wins; `max` returns b where either is nan."""
+        dtype, lanes = f"float32x{unit.lanes}", unit.lanes
+        if unit.maximum:
+            return self.intrinsic(dtype, "llvm.maximum", a, b)
+        # By intrinsics: LLVM would join the two comparisons, and TVM takes its own `isnan` apart, lane by lane.
+        name, *rounding = _X86_MAX[lanes]
+        larger = self.intrinsic(dtype, name, a, b, *map(self.integer, rounding))
+        return self._tirx.Select(self.intrinsic(f"boolx{lanes}", "llvm.is.fpclass", a, self.integer(_NAN)), a, larger)
 
     def bind(self, value: Expr) -> Expr:
         """A name for a value: keeps the simplifier from taking an index apart where it should fold it

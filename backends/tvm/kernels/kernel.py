@@ -40,7 +40,7 @@ class VectorUnit:
 
     `simt`: no vectors but threads, as on a GPU; loops then only say what is independent, for a backend to share it out.
     `vnni`, `bf16`, `popcount`: whether there are dot products of bytes (vpdpbusd), of bf16 (vdpbf16ps), and the count
-    of bits in a lane (vpopcntd).
+    of bits in a lane (vpopcntd). `maximum`: whether there is one for the larger of two numbers in which nan wins.
     """
 
     lanes: int
@@ -49,6 +49,7 @@ class VectorUnit:
     vnni: bool = False
     bf16: bool = False
     popcount: bool = False
+    maximum: bool = False
 
 
 VECTOR_UNITS = {
@@ -57,6 +58,7 @@ VECTOR_UNITS = {
     "avx512": VectorUnit(16, 32),
     "avx2_vnni": VectorUnit(8, 16, vnni=True),
     "avx2": VectorUnit(8, 16),
+    "neon": VectorUnit(4, 32, maximum=True),
     "baseline": VectorUnit(4, 16),
 }
 AVX512 = VECTOR_UNITS["avx512"]

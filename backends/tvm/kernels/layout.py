@@ -55,10 +55,11 @@ class Plain:
 
 @dataclass(frozen=True)
 class Blocked:
-    """[N, C, H, W] in blocks of `lanes` channels; see the module."""
+    """[N, C, H, W] in blocks of `lanes` channels; see the module. Of bytes, the halo holds `fill`: their zero point."""
 
     lanes: int
     halo: Halo = NO_HALO
+    fill: int = 0
 
     def blocks(self, channels: int) -> int:
         return ceil_div(channels, self.lanes)

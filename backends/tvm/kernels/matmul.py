@@ -48,12 +48,13 @@ def matmul(
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = AVX512,
     transpose_weight: bool = False,
+    rank: int = 0,
 ) -> Kernel | None:
     """x[.., M, K] @ weight[K, N] with a constant weight ([N, K] if `transpose_weight`), as ONNX MatMul and
     Gemm.
 
-    Leading dimensions and M may be symbolic; a vector x[K] is accepted. None for symbolic or mismatching K,
-    N.
+    Leading dimensions and M may be symbolic; a vector x[K] is accepted. None for symbolic or mismatching K, N. `rank`:
+    the tile to take of the cheapest ones.
     """
     weight_shape = tuple(weight_shape)
     if len(weight_shape) != 2 or not is_static(weight_shape) or not x_shape:
@@ -78,6 +79,7 @@ def matmul(
         epilogue,
         tuple(extras),
         unit,
+        rank,
     )
 
     def pack(w: FloatArray) -> FloatArray:
@@ -143,11 +145,12 @@ def emit_rows_by_packed(
     epilogue: Epilogue,
     extras: tuple[ExtraOperand, ...],
     unit: VectorUnit,
+    rank: int = 0,
 ) -> tuple[int, tuple[int, ...], Any]:
     """(columns of a block, shape of the packed weight, PrimFunc) of a product with a packed weight."""
     vectors = ceil_div(columns, unit.lanes)
     count = rows.rows
-    height, width = choose_tile(count if isinstance(count, int) else SYMBOLIC_ROWS, vectors, unit)
+    height, width = choose_tile(count if isinstance(count, int) else SYMBOLIC_ROWS, vectors, unit, rank)
     block = width * unit.lanes
     blocks = ceil_div(columns, block)
     packed_shape = (blocks, depth, block)

@@ -26,14 +26,12 @@ def max_pool(
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = AVX512,
 ) -> Kernel | None:
-    """ONNX MaxPool (values only) on x[N, C, (H,) W]; N may be symbolic. None for 3-D and for very large
-    windows.
-    """
+    """ONNX MaxPool (values only) on x[N, C, (H,) W]; N may be symbolic, nan wins. None for 3-D and large windows."""
     window = _pool_window(x_shape, kernel, strides, pads, dilations, ceil_mode)
     if window is None:
         return None
     emit = Emitter()
-    reduction = Reduction(-math.inf, -math.inf, lambda acc, element, o, tap: emit.max(acc, element))
+    reduction = Reduction(-math.inf, -math.inf, lambda acc, element, o, tap: emit.larger(acc, element, unit))
     return _pool(emit, x_shape, window, reduction, epilogue, extras, unit)
 
 

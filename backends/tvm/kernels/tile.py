@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from .emit import Emitter
 from .kernel import Epilogue, Expr, VectorUnit, ceil_div, cover
+
+Plan = TypeVar("Plan")
 
 FMA_LATENCY_X_PORTS = 8
 """Independent accumulators that keep two FMA ports of latency four busy."""
@@ -35,15 +38,29 @@ def stack_chunks(rows: int, pitch: int) -> list[range]:
     return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
+RANKED = 3
+"""Plans of a kernel that are worth a measurement: the cheapest by estimate."""
+
+
+def ranked(plans: Iterable[Plan], cost: Callable[[Plan], Any]) -> tuple[Plan, ...]:
+    """The RANKED cheapest plans, the cheapest first; of equal ones the earlier."""
+    return tuple(heapq.nsmallest(RANKED, plans, key=cost))
+
+
+def of_rank(plans: Sequence[Plan], rank: int) -> Plan:
+    """The plan of a rank; beyond the last, the last."""
+    return plans[min(rank, len(plans) - 1)]
+
+
 @functools.cache
-def choose_tile(rows: int, vectors: int, unit: VectorUnit) -> tuple[int, int]:
+def choose_tile(rows: int, vectors: int, unit: VectorUnit, rank: int = 0) -> tuple[int, int]:
     """(rows, vectors) of the register tile for a problem of that many broadcast rows and vectors.
 
     Minimises the issue slots of all tiles; those at the edges are as large as what remains. Besides one
     register for a broadcast, one in sixteen stays free: LLVM spills accumulators where it has no room to
     reorder loads.
     """
-    best: tuple[float, int, int] | None = None
+    found: dict[tuple[int, int], float] = {}
     for r in range(1, min(rows, 14) + 1):
         for v in range(1, min(vectors, 12) + 1):
             if r * v + v + 1 > unit.registers - unit.registers // 16:
@@ -51,10 +68,8 @@ def choose_tile(rows: int, vectors: int, unit: VectorUnit) -> tuple[int, int]:
             row_edges = [(rows // r, r), (1, rows % r)]
             column_edges = [(vectors // v, v), (1, vectors % v)]
             cost = sum(n * m * issue_slots(y, x) for n, y in row_edges for m, x in column_edges if y and x)
-            if best is None or cost < best[0] - 1e-9:
-                best = (cost, r, v)
-    assert best is not None
-    return best[1], best[2]
+            found[r, v] = round(cost, 6)
+    return of_rank(ranked(found, found.__getitem__), rank)
 
 
 class RegisterTile:

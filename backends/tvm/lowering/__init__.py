@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import MappingProxyType, ModuleType
 
-from . import binary, casts, contract, elementwise, images, index, norm, pool, reduce, shape
+from . import binary, casts, contract, elementwise, images, index, norm, pool, quantized, reduce, shape
 from .table import Lowering
 
 __all__ = ["LOWERINGS"]
@@ -23,6 +23,7 @@ MODULES: tuple[ModuleType, ...] = (
     pool,
     norm,
     images,
+    quantized,
 )
 
 

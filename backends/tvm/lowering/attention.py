@@ -21,7 +21,7 @@ from .group import Group
 from .nodes import run_nodes
 from .tensor import Lazy, Sink, project
 
-__all__ = ["lower_attention"]
+__all__ = ["keys_seen", "lower_attention"]
 
 F32 = Float("f32")
 HIDDEN = -1e30
@@ -83,7 +83,7 @@ def lower_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) -> bool:
         score=lambda index, value: ctx.element_of(product, index, value)(scores),
         out=out,
         out_index=lambda index: tuple(index[a] for a in parts.perm),
-        seen=_seen(group, source, tensor_type(source).shape),
+        seen=keys_seen(group, source, tensor_type(source).shape),
         table=table,
     )
     emit_attention(ctx.emit, ctx.unit, operands)
@@ -91,7 +91,7 @@ def lower_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) -> bool:
     return True
 
 
-def _seen(group: Group, scores: Value, shape: tuple[Extent, ...]) -> npt.NDArray[np.int32] | None:
+def keys_seen(group: Group, scores: Value, shape: tuple[Extent, ...]) -> npt.NDArray[np.int32] | None:
     """For each query the number of keys up to the last that a constant mask, added last, does not hide.
 
     All of them for a query that sees none. Beside -inf, exporters hide keys by the lowest finite number.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir.graph import Node, Value
-from ..kernels import Kernel, VectorUnit
+from ..kernels import Kernel, VectorUnit, conv_call
 from ..kernels.blocked.conv import conv_blocked
 from ..kernels.blocked.elementwise import elementwise_blocked
 from ..kernels.blocked.pool import average_pool_blocked, global_average_pool_blocked, max_pool_blocked
@@ -36,14 +36,16 @@ class BlockedCall:
     layout: Layout
 
 
-def from_blocked(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wanted: Layout) -> BlockedCall | None:
-    """The group as a kernel on blocked images, or None where there is none or nothing of it is in blocks."""
+def from_blocked(
+    group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wanted: Layout, rank: int = 0
+) -> BlockedCall | None:
+    """The group as a kernel on blocked images, by the plan of a rank; None where there is none, or no use in blocks."""
     kind = image_kind(group)
     if not kind:
         return None
     outside = dict(group.operands)
     blocked = any(isinstance(layouts.get(o, PLAIN), Blocked) for o in outside.values())
-    if not blocked and isinstance(wanted, Plain):
+    if not blocked and isinstance(wanted, Plain) and not _worth_a_copy(group, kind, unit):
         return None
     if kind == "concat":
         return _concat(group, unit, layouts, wanted)
@@ -63,7 +65,7 @@ def from_blocked(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout]
     shapes = [ctx.declare_shape(shape_of(v)) for v in anchor.inputs[:2] if v is not None]
     extras = _extra_layouts(group, shape, layouts, unit)
     epilogue = Epilogue(ctx, group, anchor.output, group.nodes[1:], bias, extras)
-    kernel = _instantiate(anchor, kind, shapes, expected, wanted, epilogue, unit)
+    kernel = _instantiate(anchor, kind, shapes, expected, wanted, epilogue, unit, rank)
     if kernel is None:
         return None
     operands: list[Any] = [value]
@@ -75,6 +77,11 @@ def from_blocked(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout]
     if any(o is value for o in epilogue.operands) and _used(epilogue).get(value, PLAIN) != expected:
         return None  # one value in two layouts
     return BlockedCall(ctx.finished(kernel.func), (*operands, *epilogue.operands), needs, wanted)
+
+
+def _worth_a_copy(group: Group, kind: str, unit: VectorUnit) -> bool:
+    """Whether a kernel between plain images is better on a blocked copy: convolutions are, unless to few channels."""
+    return kind == "conv" and shape_of(group.nodes[0].output)[1] * 2 >= unit.lanes
 
 
 def _used(epilogue: Epilogue) -> dict[Value, Layout]:
@@ -115,7 +122,7 @@ def _extra_layouts(
 
 
 def _instantiate(
-    anchor: Node, kind: str, shapes: list[Any], x: Layout, out: Layout, epilogue: Epilogue, unit: VectorUnit
+    anchor: Node, kind: str, shapes: list[Any], x: Layout, out: Layout, epilogue: Epilogue, unit: VectorUnit, rank: int
 ) -> Kernel | None:
     a = anchor.attr
     options: dict[str, Any] = {
@@ -126,15 +133,9 @@ def _instantiate(
         "unit": unit,
     }
     if kind == "conv":
-        return conv_blocked(
-            shapes[0],
-            shapes[1],
-            strides=a("strides"),
-            pads=a("pads"),
-            dilations=a("dilations"),
-            groups=a("g"),
-            **options,
-        )
+        attributes = {"strides": a("strides"), "pads": a("pads"), "dilations": a("dilations"), "groups": a("g")}
+        call = conv_call(shapes[0], shapes[1], **attributes, rank=rank, **options)
+        return None if call is None else conv_blocked(call)
     if kind == "mean":
         axes = a("axes")
         if axes is None or sorted(i % 4 for i in axes) != [2, 3] or not a("keepdims"):

@@ -1,8 +1,8 @@
 """From a module to an IRModule: PrimFuncs, and a Relax `main` that calls them one after the other.
 
-`main` takes the sizes of the symbolic dimensions (if there are any) and the graph's inputs, and returns a tuple of what
-is computed. What needs no kernel has none: reshapes are views, constants are computed now, results that are inputs or
-constants are left to the caller (`Plan.outputs`).
+`main` takes the sizes of the symbolic dimensions (if there are any) and the graph's inputs, and returns what is
+computed: a tensor, or a tuple of several. What needs no kernel has none: reshapes are views, constants are computed
+now, results that are inputs or constants are left to the caller (`Plan.outputs`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from .elements import array_of, storage_dtype
 from .kernel import Call, lower_node
 from .layouts import blocked_layouts
 from .problems import data_dependent
+from .quantized_images import byte_relayout
+from .quantized_layouts import byte_layouts
 
 __all__ = ["Plan", "lower_module"]
 
@@ -92,6 +94,7 @@ class _Lowering:
                 calls.append(node)
         if not self.exact:
             self.wanted = blocked_layouts(self.graph, calls, self.constants, self.unit)
+            self.wanted |= byte_layouts(calls, self.constants, self.unit)
         computed = self._computed(calls)
         if not computed:
             return Plan(None, tuple(self.dims), tuple(self._source(v, {}) for v in self.graph.outputs))
@@ -105,7 +108,7 @@ class _Lowering:
                 for node in calls:
                     self._emit(node)
                 results = [self._result(v) for v in computed]
-                out = self.builder.emit_output(relax.Tuple(results))
+                out = self.builder.emit_output(relax.Tuple(results) if len(results) > 1 else results[0])
             self.builder.emit_func_output(out, params + self.params)
         position = {v: i for i, v in enumerate(computed)}
         outputs = tuple(self._source(v, position) for v in self.graph.outputs)
@@ -230,7 +233,11 @@ class _Lowering:
         key = (value, layout)
         if key not in self.copies:
             assert isinstance(value.type, Tensor)
-            kernel = relayout(self._shape(value.type.shape), x_layout=own, out_layout=layout, unit=self.unit)
+            shape, dtype = self._shape(value.type.shape), storage_dtype(value.type.elem)
+            if dtype == "float32":
+                kernel = relayout(shape, x_layout=own, out_layout=layout, unit=self.unit)
+            else:
+                kernel = byte_relayout(shape, dtype, own, layout, self.unit)
             assert kernel is not None, "images have a copy in every layout"
             gvar = self.builder.add_func(kernel.func, "relayout")
             self.kernels.append((gvar.name_hint, -1))

@@ -19,6 +19,7 @@ from .context import Context
 from .elements import array_of, storage_dtype
 from .group import Group, group_of, merged_types
 from .nodes import check, run_nodes
+from .quantized_images import from_quantized
 from .rows import lower_rows
 from .templates import from_template
 from .tensor import Lazy
@@ -48,19 +49,23 @@ def lower_node(
     exact: bool = False,
     layouts: Mapping[Value, Layout] | None = None,
     wanted: Layout = PLAIN,
+    rank: int = 0,
 ) -> Call:
     """The kernel of a node, without the templates if `exact`; raises IG0502 or IG0503 naming it.
 
-    `layouts` tells how values lie in memory where they are not plain, `wanted` how the result should.
+    `layouts` tells how values lie in memory where they are not plain, `wanted` how the result should. `rank` is that of
+    the plan to take for a product or a convolution (see `ConvCall`).
     """
     group = group_of(node, constants)
     for inner in group.nodes:
         check(inner)
     if not exact:
-        blocked = from_blocked(group, unit, layouts or {}, wanted)
+        blocked = from_quantized(group, unit, layouts or {}, wanted) or from_blocked(
+            group, unit, layouts or {}, wanted, rank
+        )
         if blocked is not None:
             return Call(blocked.func, blocked.operands, node.outputs, blocked.layouts, blocked.layout)
-        made = from_template(group, unit)
+        made = from_template(group, unit, rank)
         if made is not None:
             return Call(made.func, made.operands, node.outputs)
     return _generic(group, node, unit, exact)

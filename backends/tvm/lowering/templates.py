@@ -17,6 +17,7 @@ from ..kernels import (
     average_pool,
     batched_matmul,
     conv,
+    conv_call,
     global_average_pool,
     matmul,
     max_pool,
@@ -37,8 +38,8 @@ class Templated:
     operands: tuple[Value | Any, ...]
 
 
-def from_template(group: Group, unit: VectorUnit) -> Templated | None:
-    """The group by a template, or None where there is none for it."""
+def from_template(group: Group, unit: VectorUnit, rank: int = 0) -> Templated | None:
+    """The group by a template and its plan of a rank, or None where there is none for it."""
     anchor = group.nodes[0] if group.nodes else None
     if anchor is None or not _eligible(group, anchor):
         return None
@@ -52,7 +53,7 @@ def from_template(group: Group, unit: VectorUnit) -> Templated | None:
     shapes = [ctx.declare_shape(v.type.shape) for v in data]
     bias = anchor.inputs[2] if anchor.op.name == "nn.conv" and len(anchor.inputs) > 2 else None
     epilogue = Epilogue(ctx, group, anchor.output, group.nodes[1:], bias)
-    kernel = _instantiate(anchor, shapes, epilogue, unit)
+    kernel = _instantiate(anchor, shapes, epilogue, unit, rank)
     if kernel is None:
         return None
     outside = dict(group.operands)
@@ -102,22 +103,18 @@ def _packed_operand(group: Group, anchor: Node) -> int | None:
     return 1
 
 
-def _instantiate(anchor: Node, shapes: list[Any], epilogue: Epilogue, unit: VectorUnit) -> Kernel | None:
+def _instantiate(
+    anchor: Node, shapes: list[Any], epilogue: Epilogue, unit: VectorUnit, rank: int
+) -> Kernel | None:
     a = anchor.attr
     options: dict[str, Any] = {"epilogue": epilogue, "extras": tuple(epilogue.extras), "unit": unit}
     name = anchor.op.name
     if name == "nn.conv":
-        return conv(
-            shapes[0],
-            shapes[1],
-            strides=a("strides"),
-            pads=a("pads"),
-            dilations=a("dilations"),
-            groups=a("g"),
-            **options,
-        )
+        attributes = {"strides": a("strides"), "pads": a("pads"), "dilations": a("dilations"), "groups": a("g")}
+        call = conv_call(shapes[0], shapes[1], **attributes, rank=rank, **options)
+        return None if call is None else conv(call)
     if name == "nn.matmul":
-        return _matmul(anchor, shapes, options)
+        return _matmul(anchor, shapes, {"rank": rank, **options})
     if name == "nn.max_pool":
         return max_pool(
             shapes[0],

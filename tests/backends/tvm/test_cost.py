@@ -22,6 +22,7 @@ import intaglio
 from intaglio.backends import backend
 from intaglio.backends.backend import Calibrated, Profiled
 from intaglio.backends.tvm import api, calibrate, cost, runtime
+from intaglio.backends.tvm.isa import host_isa
 from intaglio.backends.tvm.kernels import VECTOR_UNITS
 from intaglio.backends.tvm.kernels.lowbit.dot import Bf16Dot, BytesDot
 from intaglio.backends.tvm.machine import (
@@ -150,7 +151,7 @@ def test_calibrate(monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.
     """The command writes what `read_machine` reads, where it is found again."""
     monkeypatch.setattr(calibrate, "SECONDS", 0.002)
     monkeypatch.setattr(calibrate, "BEYOND", 1 << 20)
-    isa = api.host_isa()
+    isa = host_isa()
     before = runtime.thread_count()
     assert targets.run(argparse.Namespace(calibrate=f"cpu:isa={isa}", output=None)) == 0
     runtime.set_threads(before)
@@ -175,7 +176,7 @@ def test_interrupted_calibration_leaves_the_old_file(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(calibrate, "calibrate", lambda isa, observe: MACHINE)
     monkeypatch.setattr(Machine, "dumps", broken)
     with pytest.raises(KeyboardInterrupt):
-        targets.run(argparse.Namespace(calibrate=f"cpu:isa={api.host_isa()}", output=path))
+        targets.run(argparse.Namespace(calibrate=f"cpu:isa={host_isa()}", output=path))
     assert [p.name for p in tmp_path.iterdir()] == ["machine.json"]
     monkeypatch.undo()
     assert read_machine(path) == MACHINE
@@ -193,7 +194,7 @@ def test_what_cannot_be_calibrated(tmp_path: Path) -> None:
 
 def test_the_loops_compute_what_they_should() -> None:
     """A loop that the compiler has taken apart would measure something else."""
-    isa = api.host_isa()
+    isa = host_isa()
     unit, target = VECTOR_UNITS[isa], api.cpu_target(isa)
     size, times = calibrate.CHAINS * unit.lanes * 5, 3
 
@@ -216,7 +217,7 @@ def test_the_loops_compute_what_they_should() -> None:
 
 
 def test_the_dot_products_that_are_timed() -> None:
-    isa = api.host_isa()
+    isa = host_isa()
     unit, target = VECTOR_UNITS[isa], api.cpu_target(isa)
     rng = np.random.default_rng(0)
     rows, vectors = calibrate.DOT_TILE

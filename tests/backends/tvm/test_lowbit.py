@@ -14,6 +14,7 @@ pytest.importorskip("tvm")
 import ml_dtypes
 
 from intaglio.backends.tvm import api, runtime
+from intaglio.backends.tvm.isa import ISA_NAMES, host_runs
 from intaglio.backends.tvm.kernels import VECTOR_UNITS, ExtraOperand
 from intaglio.backends.tvm.kernels.layout import Blocked, Halo
 from intaglio.backends.tvm.kernels.lowbit.conv import conv_bf16, conv_int8
@@ -22,7 +23,7 @@ from intaglio.backends.tvm.kernels.lowbit.gemm import matmul_bf16, matmul_binary
 from intaglio.backends.tvm.kernels.lowbit.int4 import matmul_int4
 from intaglio.backends.tvm.kernels.lowbit.requantize import requantize
 
-ISAS = [isa for isa in api.ISA_NAMES if api.host_runs(isa)]
+ISAS = [isa for isa in ISA_NAMES if host_runs(isa)]
 few = settings(max_examples=6, deadline=None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ pytest.importorskip("tvm")
 
 from intaglio.backends import backend
 from intaglio.backends.tvm import CpuOptions
+from intaglio.backends.tvm.cross import Linker, linker_for
+from intaglio.backends.tvm.isa import ISA_NAMES, host_architecture, host_isa, host_runs
 from intaglio.ir import Editor, Graph, IntaglioError, Location, Module, Tensor, dim, evaluate
 from intaglio.ir.graph import attributes
 from intaglio.ir.types import elem_named
@@ -211,11 +214,11 @@ def test_save_and_load_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_an_artifact_for_another_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from intaglio.backends.tvm import api
+    from intaglio.backends.tvm import isa
 
     made = module(small_net)
     info = CPU.build(made, CPU.options()).save(tmp_path)
-    monkeypatch.setattr(api, "host_cpu_flags", frozenset)  # a machine with nothing beyond the first x86-64
+    monkeypatch.setattr(isa, "host_cpu_flags", frozenset)  # a machine with nothing beyond the first x86-64
     with pytest.raises(IntaglioError) as e:
         CPU.load(tmp_path, {**info, "isa": "avx512"}, made, CPU.options())
     assert e.value.diagnostics[0].code == "IG0505"
@@ -224,11 +227,11 @@ def test_an_artifact_for_another_machine_is_refused(tmp_path: Path, monkeypatch:
 
 def test_more_is_not_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code for AVX-VNNI, which came after AVX-512, does not run on each machine that has AVX-512."""
-    from intaglio.backends.tvm import api
+    from intaglio.backends.tvm import isa
 
     made = module(small_net)
     info = CPU.build(made, CPU.options(isa="avx2")).save(tmp_path)
-    monkeypatch.setattr(api, "host_cpu_flags", lambda: api._ISA_FEATURES["avx512"])
+    monkeypatch.setattr(isa, "host_cpu_flags", lambda: isa.ISAS["avx512"].flags)
     CPU.load(tmp_path, info, made, CPU.options())
     with pytest.raises(IntaglioError, match="IG0505"):
         CPU.load(tmp_path, {**info, "isa": "avx2_vnni"}, made, CPU.options())
@@ -239,6 +242,66 @@ def test_smaller_instruction_sets(isa: str) -> None:
     made = module(small_net)
     program = CPU.build(made.with_main(fuse(made.main)), CpuOptions(isa=isa))
     compare(program, made.main, [random(2, 3, 8, 8)])
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("avx512_bf16", "avx512"), ("avx2_vnni", "avx2")])
+def test_instructions_for_bytes_change_nothing_in_f32(wide: str, narrow: str) -> None:
+    if not host_runs(wide):
+        pytest.skip(f"this machine does not run {wide}")
+    made = module(small_net)
+    x = random(2, 3, 8, 8)
+    a, b = (CPU.build(made.with_main(fuse(made.main)), CpuOptions(isa=isa)).run([x]) for isa in (wide, narrow))
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_native_is_the_widest() -> None:
+    assert host_isa() == next(isa for isa in ISA_NAMES if host_runs(isa))
+    assert CPU.build(module(small_net), CpuOptions()).isa == host_isa()
+
+
+# --- other architectures ----------------------------------------------------------------------------------------------
+
+
+def _no_linker() -> str:
+    try:
+        return "needs a machine of another architecture" if linker_for("neon") is None else ""
+    except IntaglioError as e:
+        return e.diagnostics[0].message
+
+
+@pytest.mark.skipif(bool(_no_linker()), reason=_no_linker() or "-")
+def test_an_artifact_for_another_architecture(tmp_path: Path) -> None:
+    made = module(small_net)
+    program = CPU.build(made.with_main(fuse(made.main)), CpuOptions(isa="neon"))
+    with pytest.raises(IntaglioError, match="IG0505"):
+        program.run([random(2, 3, 8, 8)])
+    info = program.save(tmp_path)
+    head = (tmp_path / info["library"]).read_bytes()[:20]
+    assert head[:4] == b"\x7fELF"
+    assert int.from_bytes(head[18:20], "little") == 183  # EM_AARCH64
+    assert (info["isa"], info["architecture"]) == ("neon", "aarch64")
+    with pytest.raises(IntaglioError) as e:
+        CPU.load(tmp_path, info, made, CPU.options())
+    found = e.value.diagnostics[0]
+    assert found.code == "IG0505"
+    assert "neon (aarch64)" in found.message
+    assert f"cpu:isa={host_isa()}" in found.hint
+
+
+@pytest.mark.skipif(host_architecture() == "aarch64", reason="the machine's own linker serves")
+def test_no_linker_for_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    here: set[str] = set()
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in here else None)
+    with pytest.raises(IntaglioError) as e:
+        CPU.build(module(small_net), CpuOptions(isa="neon"))
+    found = e.value.diagnostics[0]
+    assert found.code == "IG0511"
+    assert "apt install gcc-aarch64-linux-gnu" in found.hint
+    here |= {"clang", "ld.lld"}
+    assert linker_for("neon") == Linker("/bin/clang", ("--target=aarch64-linux-gnu", "-fuse-ld=lld", "-nostdlib"))
+    here.add("aarch64-none-linux-gnu-gcc")
+    assert linker_for("neon") == Linker("/bin/aarch64-none-linux-gnu-gcc")
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm")
 
 from intaglio.backends.tvm import api, runtime
+from intaglio.backends.tvm.isa import ISA_NAMES, host_runs
 from intaglio.backends.tvm.kernels import VECTOR_UNITS, ExtraOperand
 from intaglio.backends.tvm.kernels.layout import Blocked, Halo
 from intaglio.backends.tvm.kernels.lowbit.dot import Dot
@@ -19,7 +20,7 @@ from intaglio.backends.tvm.kernels.sparse.block import block_sparse_conv, block_
 from intaglio.backends.tvm.kernels.sparse.csr import csr_matmul
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ISAS = [isa for isa in api.ISA_NAMES if api.host_runs(isa)]
+ISAS = [isa for isa in ISA_NAMES if host_runs(isa)]
 few = settings(max_examples=5, deadline=None)
 densities = st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0])
 dtypes = st.sampled_from(["float32", "uint8", "int8"])

@@ -1,72 +1,45 @@
-"""Convolution in blocks of channels: picks the template for a shape."""
+"""Convolution in blocks of channels: picks the template for a shape, and its plan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from ..conv_plan import ConvShape
-from ..geometry import make_window
-from ..kernel import AVX512, Dim, Epilogue, ExtraOperand, Kernel, VectorUnit, identity, is_static
-from ..layout import Blocked, Layout
+from ..conv_call import ConvCall
+from ..kernel import Kernel, ceil_div
+from ..layout import Blocked
+from ..tile import of_rank, ranked
 from .depthwise import depthwise_conv
-from .direct import direct_conv, plan_direct
+from .direct import direct_conv
 from .pointwise import pointwise_conv
+from .tiling import Tiling, ranked_tiles
 from .window import needed_halo
 from .winograd import winograd_conv
-from .winograd_plan import plan_winograd
+from .winograd_plan import GAIN, WinogradPlan, ranked_winograd
 
 __all__ = ["conv_blocked"]
 
 
-def conv_blocked(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    *,
-    x_layout: Layout,
-    out_layout: Layout,
-    strides: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = AVX512,
-    allow_winograd: bool = True,
-) -> Kernel | None:
-    """ONNX Conv of x[N, C, H, W] with a constant weight[O, C / groups, KH, KW], without the bias."""
-    x_shape, weight_shape, extras = tuple(x_shape), tuple(weight_shape), tuple(extras)
-    if len(x_shape) != 4 or len(weight_shape) != 4 or groups < 1:
+def conv_blocked(call: ConvCall) -> Kernel | None:
+    """The kernel of a convolution of images; None where the input has too small a halo, and for odd groups.
+
+    A plain image is padded into scratch memory, so it should have few channels and be the only one of its kind.
+    """
+    if call.window.is_1d:
         return None
-    if not is_static(x_shape[1:]) or not is_static(weight_shape):
+    special = pointwise_conv(call) or depthwise_conv(call)
+    if special is not None:
+        return special
+    blocked = isinstance(call.x_layout, Blocked)
+    if isinstance(call.x_layout, Blocked) and not call.x_layout.halo.covers(needed_halo(call.window)):
         return None
-    channels, outputs = x_shape[1], weight_shape[0]
-    if channels != weight_shape[1] * groups or outputs % groups:
-        return None
-    window = make_window(x_shape[2:], weight_shape[2:], strides, pads, dilations)
-    if window is None:
-        return None
-    for special in (pointwise_conv, depthwise_conv):
-        made = special(
-            x_shape,
-            weight_shape,
-            x_layout=x_layout,
-            out_layout=out_layout,
-            strides=strides,
-            pads=pads,
-            dilations=dilations,
-            groups=groups,
-            epilogue=epilogue,
-            extras=extras,
-            unit=unit,
-        )
-        if made is not None:
-            return made
-    shape = ConvShape(groups, weight_shape[1], outputs // groups, window)
-    batch = x_shape[0]
-    if isinstance(x_layout, Blocked):
-        if not x_layout.halo.covers(needed_halo(window)):
-            return None
-        plan = plan_winograd(shape, unit) if allow_winograd else None
-        if plan is not None:
-            return winograd_conv(batch, shape, plan, x_layout, out_layout, epilogue, extras, unit)
-    return direct_conv(batch, shape, plan_direct(shape, unit), x_layout, out_layout, epilogue, extras, unit)
+    shape, unit = call.shape, call.unit
+    rows, columns = shape.window.rows, shape.window.columns
+    plans: list[Tiling | WinogradPlan] = [
+        *ranked_tiles(rows.out, columns.out, ceil_div(shape.outputs, unit.lanes), shape.depth, unit)
+    ]
+    if blocked and call.allow_winograd:
+        plans += ranked_winograd(shape, unit)
+
+    def slots(plan: Tiling | WinogradPlan) -> float:
+        return plan.slots() / GAIN if isinstance(plan, WinogradPlan) else plan.slots(shape.depth)
+
+    plan = of_rank(ranked(plans, slots), call.rank)
+    return winograd_conv(call, plan) if isinstance(plan, WinogradPlan) else direct_conv(call, plan)

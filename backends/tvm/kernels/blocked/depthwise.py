@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..conv_call import ConvCall
 from ..emit import Emitter
-from ..geometry import Window, make_window
-from ..kernel import (
-    AVX512,
-    Dim,
-    Epilogue,
-    Expr,
-    ExtraOperand,
-    FloatArray,
-    Kernel,
-    VectorUnit,
-    ceil_div,
-    identity,
-    is_static,
-)
+from ..geometry import Window
+from ..kernel import Expr, FloatArray, Kernel, ceil_div
 from ..layout import Blocked, Layout
 from ..tile import RegisterTile
 from .store import Output
@@ -44,71 +32,37 @@ def pack_depthwise(weight: FloatArray, lanes: int) -> FloatArray:
     return np.ascontiguousarray(padded.transpose(0, 2, 1)).reshape(-1)
 
 
-def depthwise_conv(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    *,
-    x_layout: Layout,
-    out_layout: Layout,
-    strides: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = AVX512,
-    allow_winograd: bool = True,
-) -> Kernel | None:
-    """ONNX Conv of x[N, C, H, W] with a kernel[C, 1, KH, KW] and C groups, without the bias; N may be symbolic.
+def depthwise_conv(call: ConvCall) -> Kernel | None:
+    """A convolution of images with as many groups as channels.
 
     None for a channel multiplier, and where the input is not blocked or its halo is too small for the window.
     """
-    window = depthwise_window(x_shape, weight_shape, x_layout, strides, pads, dilations, groups)
-    if window is None:
+    window, unit, x_layout = call.window, call.unit, call.x_layout
+    if not call.groups == call.channels == call.outputs or not isinstance(x_layout, Blocked):
         return None
-    batch, channels = x_shape[0], x_shape[1]
-    logical = (batch, channels, *window.out_spatial)
+    if window.is_1d or not x_layout.halo.covers(needed_halo(window)):
+        return None
     pieces = Pieces.of(window.columns.out, PIXELS[unit.registers])
-    packed_shape = (ceil_div(channels, unit.lanes) * unit.lanes * window.taps,)
+    packed_shape = (ceil_div(call.channels, unit.lanes) * unit.lanes * window.taps,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape))
+        x = emit.arg("x", x_layout.shape(call.x_shape))
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(tuple(extras))
-        out = Output(emit, out_layout, logical, epilogue, extra, unit)
+        extra = emit.extra_args(call.extras)
+        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, unit)
 
         def piece(n: Expr, block: Expr, row: Expr, i: Expr) -> None:
             left = pieces.start(emit, i)
             tile = depthwise_tile(emit, window, x_layout, x, weight, n, block, row, left, pieces.size, unit.lanes)
             out.store_tile(tile, pieces.size, 1, n, block, lambda p: (row, left + p))
 
-        each_row(emit, batch, out, pieces.count, piece)
+        each_row(emit, call.batch, out, pieces.count, piece)
     return Kernel(
         emit.func,
         (None, lambda w: pack_depthwise(w, unit.lanes)),
-        (x_layout.shape(x_shape), packed_shape),
-        out_layout.shape(logical),
+        (x_layout.shape(call.x_shape), packed_shape),
+        call.out_layout.shape(call.out_shape),
     )
-
-
-def depthwise_window(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    x_layout: Layout,
-    strides: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    dilations: Sequence[int] | None,
-    groups: int,
-) -> Window | None:
-    """The window of a depthwise convolution with multiplier 1 over a halo that is large enough, else None."""
-    if len(x_shape) != 4 or len(weight_shape) != 4 or not is_static(x_shape[1:]) or not is_static(weight_shape):
-        return None
-    if groups != x_shape[1] or tuple(weight_shape[:2]) != (groups, 1) or not isinstance(x_layout, Blocked):
-        return None
-    window = make_window(x_shape[2:], weight_shape[2:], strides, pads, dilations)
-    if window is None or not x_layout.halo.covers(needed_halo(window)):
-        return None
-    return window
 
 
 def depthwise_tile(

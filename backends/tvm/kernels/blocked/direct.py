@@ -11,58 +11,37 @@ from typing import Any
 
 import numpy as np
 
+from ..conv_call import ConvCall
 from ..conv_plan import ConvShape
 from ..emit import Emitter
-from ..kernel import Dim, Epilogue, Expr, ExtraOperand, FloatArray, Kernel, VectorUnit, ceil_div
-from ..layout import Blocked, Halo, Layout
+from ..kernel import Dim, Expr, FloatArray, Kernel, VectorUnit
+from ..layout import Blocked, Halo
 from ..tile import RegisterTile
 from .padded import PaddedImage
 from .store import Output
-from .tiling import Tiling, plan_tiles
+from .tiling import NARROW, Tiling
 from .window import needed_halo
 
-__all__ = ["direct_conv", "pack_direct", "plan_direct"]
+__all__ = ["direct_conv", "pack_direct"]
 
 RESIDENT_BYTES = 512 * 1024
 """Weights up to this size stay in the second-level cache while the image streams by."""
 
 
-def plan_direct(shape: ConvShape, unit: VectorUnit) -> Tiling:
-    """The tiles of one group."""
-    window = shape.window
-    blocks = ceil_div(shape.outputs, unit.lanes)
-    return plan_tiles(window.rows.out, window.columns.out, blocks, shape.depth, unit)
-
-
-def direct_conv(
-    batch: Dim,
-    shape: ConvShape,
-    tiling: Tiling,
-    x_layout: Layout,
-    out_layout: Layout,
-    epilogue: Epilogue,
-    extras: tuple[ExtraOperand, ...],
-    unit: VectorUnit,
-) -> Kernel | None:
-    """The kernel of a planned convolution; None for groups that are no multiple of a block.
-
-    A plain image is padded into scratch memory first, so it should have few channels and be the only one of its kind.
-    """
-    if shape.groups > 1 and (
-        shape.inputs % unit.lanes or shape.outputs % unit.lanes or not isinstance(x_layout, Blocked)
-    ):
+def direct_conv(call: ConvCall, tiling: Tiling) -> Kernel | None:
+    """The kernel of a planned convolution; None for groups that are no multiple of a block."""
+    shape, x_layout, unit = call.shape, call.x_layout, call.unit
+    whole = shape.inputs % unit.lanes == 0 and shape.outputs % unit.lanes == 0
+    if shape.groups > 1 and not (whole and isinstance(x_layout, Blocked)):
         return None
-    window = shape.window
-    x_shape = (batch, shape.groups * shape.inputs, window.rows.size, window.columns.size)
-    out_shape = (batch, shape.groups * shape.outputs, window.rows.out, window.columns.out)
     task_weights = shape.depth * tiling.blocks * unit.lanes
     packed_shape = (shape.groups * tiling.block_tiles * task_weights,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape))
+        x = emit.arg("x", x_layout.shape(call.x_shape))
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(extras)
-        out = Output(emit, out_layout, out_shape, epilogue, extra, unit)
+        extra = emit.extra_args(call.extras)
+        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, unit)
         weights_first = shape.groups > 1 or 4 * packed_shape[0] > RESIDENT_BYTES
 
         def tiles(images: Dim, task: _Task, first: Expr) -> None:
@@ -76,18 +55,19 @@ def direct_conv(
 
         if isinstance(x_layout, Blocked):
             read = lambda n, block, lane, h, w: x[n, block, h, w, lane]  # noqa: E731
-            tiles(batch, _Task(emit, shape, tiling, x_layout.halo, unit, read, weight, out), 0)
+            tiles(call.batch, _Task(emit, shape, tiling, x_layout.halo, unit, read, weight, out), 0)
         else:
-            padded = PaddedImage(emit, x_shape[1:], needed_halo(window), unit)
+            padded = PaddedImage(emit, call.x_shape[1:], needed_halo(shape.window), unit)
             task = _Task(emit, shape, tiling, padded.halo, unit, padded.read, weight, out)
-            with emit.serial(batch) as n:
+            with emit.serial(call.batch) as n:
                 padded.fill(x, n)
                 tiles(1, task, n)
 
     def pack(w: FloatArray) -> FloatArray:
         return pack_direct(w, shape.groups, tiling, unit.lanes)
 
-    return Kernel(emit.func, (None, pack), (x_layout.shape(x_shape), packed_shape), out_layout.shape(out_shape))
+    shapes = (x_layout.shape(call.x_shape), packed_shape)
+    return Kernel(emit.func, (None, pack), shapes, call.out_layout.shape(call.out_shape))
 
 
 def pack_direct(weight: FloatArray, groups: int, tiling: Tiling, lanes: int) -> FloatArray:
@@ -160,22 +140,30 @@ class _Task:
         x = emit.bind(x)
         first = group * (self.shape.inputs // lanes)
 
+        def step(c: Expr, channels: int, kh: Expr, kw: Expr, lane: Expr) -> None:
+            at = weights + (c * (lanes * rows.kernel) + kh * channels) * (columns.kernel * width)
+            at = at + (kw * channels + lane) * width
+
+            def pixel(i: int) -> Expr:
+                r, q = divmod(i, tiling.columns)
+                h = y + (r * rows.stride + kh * rows.dilation)
+                w = x + (q * columns.stride + kw * columns.dilation)
+                return self.read(n, first + c, lane, h, w)
+
+            tile.add_outer(pixel, lambda b: self.weight[emit.ramp(at + b * lanes, lanes)])
+
         def block(c: Expr, channels: int) -> None:
-            with (
-                emit.serial(rows.kernel) as kh,
-                emit.serial(columns.kernel) as kw,
-                emit.serial(channels) as lane,
-            ):
-                at = weights + (c * (lanes * rows.kernel) + kh * channels) * (columns.kernel * width)
-                at = at + (kw * channels + lane) * width
-
-                def pixel(i: int) -> Expr:
-                    r, q = divmod(i, tiling.columns)
-                    h = y + (r * rows.stride + kh * rows.dilation)
-                    w = x + (q * columns.stride + kw * columns.dilation)
-                    return self.read(n, first + c, lane, h, w)
-
-                tile.add_outer(pixel, lambda b: self.weight[emit.ramp(at + b * lanes, lanes)])
+            if lanes <= NARROW:
+                with emit.serial(rows.kernel * columns.kernel * channels) as i:
+                    tap = i // channels
+                    step(c, channels, tap // columns.kernel, tap % columns.kernel, i % channels)
+            else:
+                with (
+                    emit.serial(rows.kernel) as kh,
+                    emit.serial(columns.kernel) as kw,
+                    emit.serial(channels) as lane,
+                ):
+                    step(c, channels, kh, kw, lane)
 
         if full:
             with emit.serial(full) as c:

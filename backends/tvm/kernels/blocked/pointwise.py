@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..conv_call import ConvCall
 from ..emit import Emitter
-from ..geometry import make_window
-from ..kernel import (
-    AVX512,
-    Dim,
-    Epilogue,
-    Expr,
-    ExtraOperand,
-    FloatArray,
-    Kernel,
-    VectorUnit,
-    ceil_div,
-    identity,
-    is_static,
-)
+from ..kernel import Expr, FloatArray, Kernel, VectorUnit, ceil_div
 from ..layout import Blocked, Layout
-from ..tile import RegisterTile
+from ..tile import RegisterTile, of_rank, ranked
 from .store import Output
-from .tiling import MAX_BLOCKS, STORE_SLOTS, TILE_SLOTS, most_pixels, step_slots
+from .tiling import MAX_BLOCKS, NARROW, STORE_SLOTS, TILE_SLOTS, most_pixels, step_slots
 
 __all__ = ["pointwise_conv"]
 
@@ -94,7 +82,7 @@ class PointwisePlan:
 
 
 @functools.cache
-def plan_pointwise(height: int, width: int, depth: int, blocks: int, unit: VectorUnit) -> PointwisePlan:
+def plan_pointwise(height: int, width: int, depth: int, blocks: int, unit: VectorUnit, rank: int = 0) -> PointwisePlan:
     """The cheapest tiles for `height` x `width` pixels, `depth` input channels and `blocks` output blocks.
 
     Tiles of several rows are as wide as the image: pieces of rows make too many streams of memory.
@@ -105,7 +93,7 @@ def plan_pointwise(height: int, width: int, depth: int, blocks: int, unit: Vecto
         tiles = [(1, columns) for columns in range(1, min(width, most) + 1)]
         tiles += [(rows, width) for rows in range(2, min(height, most // width) + 1)]
         plans += [PointwisePlan(Cut(height, y), Cut(width, x), Cut(blocks, v)) for y, x in tiles]
-    return min(plans, key=lambda plan: plan.cost(depth))
+    return of_rank(ranked(plans, lambda plan: plan.cost(depth)), rank)
 
 
 def pack_pointwise(weight: FloatArray, blocks: Cut, lanes: int) -> FloatArray:
@@ -117,60 +105,39 @@ def pack_pointwise(weight: FloatArray, blocks: Cut, lanes: int) -> FloatArray:
     return np.concatenate([padded[o : o + width].T.reshape(-1) for o in range(0, len(padded), width)])
 
 
-def pointwise_conv(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    *,
-    x_layout: Layout,
-    out_layout: Layout,
-    strides: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = AVX512,
-    allow_winograd: bool = True,
-) -> Kernel | None:
-    """ONNX Conv with a 1x1 kernel[O, C, 1, 1] on x[N, C, H, W], without the bias; any strides.
-
-    Both layouts may be plain or blocked; N may be symbolic. None for groups, padding, and any other kernel.
-    """
-    if len(x_shape) != 4 or not is_static(x_shape[1:]) or groups != 1 or any(pads or ()):
+def pointwise_conv(call: ConvCall) -> Kernel | None:
+    """A 1x1 convolution of images with any strides, in either layout. None for groups, padding, and other kernels."""
+    window = call.window
+    if window.is_1d or call.groups != 1 or call.weight_shape[2:] != (1, 1):
         return None
-    if len(weight_shape) != 4 or tuple(weight_shape[1:]) != (x_shape[1], 1, 1):
+    if any(a.before or a.after for a in (window.rows, window.columns)):
         return None
-    window = make_window(x_shape[2:], (1, 1), strides, None, dilations)
-    if window is None:
-        return None
-    batch, depth = x_shape[0], x_shape[1]
-    outputs = weight_shape[0]
+    unit, depth, x_layout = call.unit, call.channels, call.x_layout
     height, width = window.out_spatial
     stride = (window.rows.stride, window.columns.stride)
-    flat = stride == (1, 1) and not _margins(x_layout) and not _margins(out_layout)
+    flat = stride == (1, 1) and not _margins(x_layout) and not _margins(call.out_layout)
     # Without margins between the rows the image is one long row.
     tall, wide = (1, height * width) if flat else (height, width)
-    plan = plan_pointwise(tall, wide, depth, ceil_div(outputs, unit.lanes), unit)
+    plan = plan_pointwise(tall, wide, depth, ceil_div(call.outputs, unit.lanes), unit, call.rank)
     packed_shape = (plan.blocks.extent * unit.lanes * depth,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape))
+        x = emit.arg("x", x_layout.shape(call.x_shape))
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(tuple(extras))
-        logical = (batch, outputs, height, width)
-        out = Output(emit, out_layout, logical, epilogue, extra, unit)
+        extra = emit.extra_args(call.extras)
+        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, unit)
 
         def load(n: Expr, c: Expr, row: Expr, column: Expr) -> Expr:
             return x[x_layout.index((n, c, row * stride[0], column * stride[1]))]
 
         tiles = _Tiles(emit, plan, depth, flat, unit, load, weight, out)
-        with emit.parallel(batch * plan.tiles) as task:
+        with emit.parallel(call.batch * plan.tiles) as task:
             tiles.emit_tile(task // plan.tiles, task % plan.tiles)
     return Kernel(
         emit.func,
         (None, lambda w: pack_pointwise(w, plan.blocks, unit.lanes)),
-        (x_layout.shape(x_shape), packed_shape),
-        out_layout.shape(logical),
+        (x_layout.shape(call.x_shape), packed_shape),
+        call.out_layout.shape(call.out_shape),
     )
 
 
@@ -225,7 +192,7 @@ class _Tiles:
         top, left, width = row * plan.rows.size, column * plan.columns.size, size * lanes
         tile = RegisterTile(emit, tall * wide, size, lanes)
         tile.fill()
-        step = math.gcd(STEP, lanes, self.depth)
+        step = 1 if lanes <= NARROW else math.gcd(STEP, lanes, self.depth)
         first = group * (plan.blocks.size * lanes * self.depth)
         with emit.serial(self.depth // step) as i:
             for k in range(step):

@@ -73,12 +73,12 @@ def max_pool_blocked(
                 column = RegisterTile(emit, 1, 1, unit.lanes)
                 for k, h in enumerate(lines):
                     value = _vector(emit, x_layout, x, n, block, h, w, unit)
-                    column.update_one(0, 0, lambda a, k=k, v=value: emit.larger(a, v) if k else v)  # type: ignore[misc]
+                    column.update_one(0, 0, lambda a, k=k, v=value: emit.larger(a, v, unit) if k else v)  # type: ignore[misc]
                 best = column[0, 0]
                 for p in outputs:
                     fresh = p not in started
                     started.add(p)
-                    acc.update_one(p, 0, lambda a, f=fresh, v=best: v if f else emit.larger(a, v))  # type: ignore[misc]
+                    acc.update_one(p, 0, lambda a, f=fresh, v=best: v if f else emit.larger(a, v, unit))  # type: ignore[misc]
             out.store_tile(acc, pieces.size, 1, n, block, lambda p: (row, left + p))
 
         each_row(emit, x_shape[0], out, pieces.count, piece)

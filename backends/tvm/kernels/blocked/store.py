@@ -40,6 +40,11 @@ class Output:
     def blocks(self) -> int:
         return ceil_div(self.shape[1], self._lanes)
 
+    @property
+    def buffer(self) -> Any:
+        """The memory, for kernels that store what is no vector of channels."""
+        return self._buffer
+
     def store(self, n: Expr, block: Expr, h: Expr, w: Expr, value: Callable[[Expr], Expr]) -> None:
         """Store one pixel of a block; value(lane) is the accumulator of one channel, read only where there is one."""
         full, rest = divmod(self.shape[1], self._lanes)

@@ -6,9 +6,9 @@ import functools
 from dataclasses import dataclass
 
 from ..kernel import VectorUnit, ceil_div
-from ..tile import FMA_LATENCY_X_PORTS, LOAD_WEIGHT
+from ..tile import FMA_LATENCY_X_PORTS, LOAD_WEIGHT, ranked
 
-__all__ = ["MAX_BLOCKS", "Tiling", "most_pixels", "plan_tiles", "step_slots"]
+__all__ = ["MAX_BLOCKS", "NARROW", "Tiling", "most_pixels", "plan_tiles", "ranked_tiles", "step_slots"]
 
 STORE_SLOTS = 4
 """Issue slots of the epilogue of one accumulator, roughly."""
@@ -21,6 +21,11 @@ WEIGHT_SLOTS = 1.0
 
 MAX_BLOCKS = 6
 """Blocks of channels of a register tile, at most."""
+
+NARROW = 4
+"""Vectors of so few lanes: LLVM unrolls a loop over the channels of one block, and loads so far ahead that accumulators
+spill. All channels go into one loop there.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,17 +80,25 @@ def step_slots(pixels: int, blocks: int) -> float:
 
 
 def most_pixels(blocks: int, unit: VectorUnit) -> int:
-    """Rows of a register tile of that many vectors: one register for a broadcast, and one to spare."""
-    return (unit.registers - 2 - blocks) // blocks
+    """Rows of a register tile of that many vectors: one register for a broadcast, and one to spare.
+
+    Four stay beside the accumulators in any case: LLVM loads ahead.
+    """
+    return min(unit.registers - 2 - blocks, unit.registers - 4) // blocks
+
+
+def plan_tiles(height: int, width: int, depth: int, steps: int, unit: VectorUnit) -> Tiling:
+    """The cheapest tiling of an image of `height` x `width` pixels and `depth` blocks by estimated issue slots."""
+    return ranked_tiles(height, width, depth, steps, unit)[0]
 
 
 @functools.cache
-def plan_tiles(height: int, width: int, depth: int, steps: int, unit: VectorUnit) -> Tiling:
-    """The cheapest tiling of an image of `height` x `width` pixels and `depth` blocks by estimated issue slots."""
+def ranked_tiles(height: int, width: int, depth: int, steps: int, unit: VectorUnit) -> tuple[Tiling, ...]:
+    """The cheapest tilings, the cheapest first; of equal ones that of fewest rows: it reads fewer streams of memory."""
     candidates = [
         Tiling(height, width, depth, rows, columns, blocks)
         for blocks in range(1, min(depth, MAX_BLOCKS) + 1)
         for columns in range(1, min(width, most_pixels(blocks, unit)) + 1)
         for rows in range(1, min(height, most_pixels(blocks, unit) // columns) + 1)
     ]
-    return min(candidates, key=lambda t: t.slots(steps))
+    return ranked(candidates, lambda t: (t.slots(steps), t.rows))

@@ -10,52 +10,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..conv_call import ConvCall
 from ..conv_plan import ConvShape
 from ..emit import Emitter
-from ..kernel import Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div
-from ..layout import Blocked, Layout
+from ..kernel import Expr, Kernel, ceil_div
+from ..layout import Blocked
 from ..tile import RegisterTile
-from ..winograd import apart, combine
-from ..winograd_plan import transforms
 from .store import Output
+from .tiling import NARROW
+from .transforms import apart, combine, transforms
 from .winograd_plan import WinogradPlan, pack_winograd
 
 __all__ = ["winograd_conv"]
 
 
-def winograd_conv(
-    batch: Dim,
-    shape: ConvShape,
-    plan: WinogradPlan,
-    x_layout: Blocked,
-    out_layout: Layout,
-    epilogue: Epilogue,
-    extras: tuple[ExtraOperand, ...],
-    unit: VectorUnit,
-) -> Kernel:
-    """The kernel of a planned Winograd convolution."""
-    window = shape.window
-    x_shape = (batch, shape.inputs, window.rows.size, window.columns.size)
-    out_shape = (batch, shape.outputs, window.rows.out, window.columns.out)
+def winograd_conv(call: ConvCall, plan: WinogradPlan) -> Kernel:
+    """The kernel of a planned Winograd convolution of a blocked image."""
+    assert isinstance(call.x_layout, Blocked)
     packed_shape = (plan.groups * plan.group_weights,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape))
+        x = emit.arg("x", call.x_layout.shape(call.x_shape))
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(extras)
-        out = Output(emit, out_layout, out_shape, epilogue, extra, unit)
-        task = _Task(emit, shape, plan, x_layout, x, weight, out)
+        extra = emit.extra_args(call.extras)
+        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, call.unit)
+        task = _Task(emit, call.shape, plan, call.x_layout, x, weight, out)
         if plan.bands == 1:
-            with emit.serial(batch) as n:
+            with emit.serial(call.batch) as n:
                 task.emit_shared(n)
         else:
-            with emit.parallel(batch * plan.bands) as t:
+            with emit.parallel(call.batch * plan.bands) as t:
                 task.emit_band(t // plan.bands, t % plan.bands)
     return Kernel(
         emit.func,
         (None, lambda w: pack_winograd(w, plan)),
-        (x_layout.shape(x_shape), packed_shape),
-        out_layout.shape(out_shape),
+        (call.x_layout.shape(call.x_shape), packed_shape),
+        call.out_layout.shape(call.out_shape),
     )
 
 
@@ -174,18 +164,22 @@ class _Task:
             tile = RegisterTile(emit, plan.pixels, plan.blocks, lanes)
             tile.fill()
 
-            def channels(c: Expr, count: int) -> None:
-                with emit.serial(count) as lane:
-                    tile.add_outer(
-                        lambda r: points[source + c * (plan.most * lanes) + r * lanes + lane],
-                        lambda b: self.weight[emit.ramp(weights + (c * lanes + lane) * width + b * lanes, lanes)],
-                    )
+            def channel(c: Expr, lane: Expr) -> None:
+                tile.add_outer(
+                    lambda r: points[source + c * (plan.most * lanes) + r * lanes + lane],
+                    lambda b: self.weight[emit.ramp(weights + (c * lanes + lane) * width + b * lanes, lanes)],
+                )
 
-            if whole:
-                with emit.serial(whole) as c:
-                    channels(c, lanes)
-            if rest:
-                channels(whole, rest)
+            if lanes <= NARROW:
+                with emit.serial(self.shape.inputs) as k:
+                    channel(k // lanes, k % lanes)
+            else:
+                if whole:
+                    with emit.serial(whole) as c, emit.serial(lanes) as lane:
+                        channel(c, lane)
+                if rest:
+                    with emit.serial(rest) as lane:
+                        channel(whole, lane)
             tile.spill(products, lambda r, b: [p * self.products_plane + (b * plan.most + t + r) * lanes])
 
     def _transform_output(self, n: Expr, block: Expr, b: Expr, start: Expr, rows: Expr, products: Any) -> None:

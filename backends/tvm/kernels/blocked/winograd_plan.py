@@ -10,10 +10,11 @@ import numpy as np
 
 from ..conv_plan import ConvShape
 from ..kernel import FloatArray, VectorUnit, ceil_div
-from ..winograd_plan import transforms
-from .tiling import MAX_BLOCKS, most_pixels, plan_tiles, step_slots
+from ..tile import ranked
+from .tiling import MAX_BLOCKS, most_pixels, step_slots
+from .transforms import transforms
 
-__all__ = ["WinogradPlan", "candidates", "pack_winograd", "plan_winograd"]
+__all__ = ["GAIN", "WinogradPlan", "candidates", "pack_winograd", "ranked_winograd"]
 
 L2_BYTES = 832 * 1024
 """What a task may keep in the second-level cache."""
@@ -26,6 +27,9 @@ L2_SLOT_BYTES, L3_SLOT_BYTES, MEMORY_SLOT_BYTES = 16, 8, 2.5
 
 FORWARD_SLOTS, BACKWARD_SLOTS = {2: 80, 4: 240}, {2: 80, 4: 240}
 """Issue slots of the transforms of one tile of one block of channels."""
+
+GAIN = 0.9
+"""Winograd is worth its rounding, and its code, if it takes less than this share of the time of direct convolution."""
 
 TILE_SLOTS = 24
 """Issue slots to start and to store a register tile."""
@@ -97,15 +101,12 @@ class WinogradPlan:
 
 
 @functools.cache
-def plan_winograd(shape: ConvShape, unit: VectorUnit) -> WinogradPlan | None:
-    """The cheapest plan by estimated issue slots; None if direct convolution is as fast, or the only way."""
+def ranked_winograd(shape: ConvShape, unit: VectorUnit) -> tuple[WinogradPlan, ...]:
+    """The cheapest plans, the cheapest first; none where direct convolution is the only way."""
     rows, columns = shape.window.rows, shape.window.columns
     if shape.groups != 1 or any((a.kernel, a.stride, a.dilation) != (3, 1, 1) for a in (rows, columns)):
-        return None
-    blocks = ceil_div(shape.outputs, unit.lanes)
-    direct = plan_tiles(rows.out, columns.out, blocks, shape.depth, unit).slots(shape.depth)
-    best = min(candidates(shape, unit), key=WinogradPlan.slots, default=None)
-    return best if best is not None and best.slots() < 0.9 * direct else None
+        return ()
+    return ranked(candidates(shape, unit), WinogradPlan.slots)
 
 
 def candidates(shape: ConvShape, unit: VectorUnit) -> Iterator[WinogradPlan]:

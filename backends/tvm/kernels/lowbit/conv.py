@@ -15,13 +15,16 @@ import numpy.typing as npt
 
 from ..blocked.store import Output
 from ..blocked.tiling import Tiling, plan_tiles
+from ..blocked.window import needed_halo
 from ..conv_plan import ConvShape
 from ..emit import Emitter
 from ..geometry import make_window
 from ..kernel import Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div, identity, is_static
-from ..layout import Blocked, Halo, Layout
-from .dot import Bf16Dot, BytesDot, Dot, constants
+from ..layout import Blocked, Layout
+from .dot import Bf16Dot, BytesDot, Dot
+from .fixed import Rescale
 from .gemm import BF16, VNNI
+from .header import Header
 from .tile import DotTile
 
 __all__ = ["conv_bf16", "conv_int8", "convolution"]
@@ -46,22 +49,26 @@ def conv_int8(
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     groups: int = 1,
+    bias: Array | None = None,
+    rescale: Rescale | None = None,
     epilogue: Epilogue = identity,
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = VNNI,
 ) -> Kernel | None:
     """ConvInteger of x[N, C, H, W] (uint8 or int8) - zero_point with a constant int8 weight[O, C / groups, KH, KW].
 
-    The epilogue gets the exact int32 sum and returns what is stored as `out_dtype`; `fill` is stored in the halo and
-    the unused lanes of the result, which should be its zero point. N may be symbolic. None where the halo of x is too
-    small for the window, and for groups that are no multiple of a block.
+    The epilogue gets the exact int32 sum, `bias`[O] included (rescaled where `rescale` says so), and returns what is
+    stored as `out_dtype`; `fill` is stored in the halo and the unused lanes of the result, which should be its zero
+    point. N may be symbolic. None where the halo of x is too small for the window, and for groups that are no multiple
+    of a block.
     """
     dot = BytesDot(unit, x_dtype=x_dtype)
     shape = convolution(x_shape, weight_shape, x_layout, strides, pads, dilations, groups)
     if shape is None:
         return None
     offset = dot.correction - zero_point
-    return _conv(dot, offset, x_shape[0], shape, x_layout, out_layout, out_dtype, fill, epilogue, extras)
+    header = Header(offset, bias, rescale)
+    return _conv(dot, header, x_shape[0], shape, x_layout, out_layout, out_dtype, fill, epilogue, extras)
 
 
 def conv_bf16(
@@ -86,7 +93,7 @@ def conv_bf16(
     shape = convolution(x_shape, weight_shape, x_layout, strides, pads, dilations, groups)
     if shape is None:
         return None
-    return _conv(Bf16Dot(unit), 0, x_shape[0], shape, x_layout, out_layout, out_dtype, 0, epilogue, extras)
+    return _conv(Bf16Dot(unit), Header(), x_shape[0], shape, x_layout, out_layout, out_dtype, 0, epilogue, extras)
 
 
 def convolution(
@@ -106,15 +113,14 @@ def convolution(
     window = make_window(x_shape[2:], weight_shape[2:], strides, pads, dilations)
     if window is None:
         return None
-    rows, columns = window.rows, window.columns
-    if not x_layout.halo.covers(Halo(rows.before, rows.after, columns.before, columns.after)):
+    if not x_layout.halo.covers(needed_halo(window)):
         return None
     return ConvShape(groups, weight_shape[1], weight_shape[0] // groups, window)
 
 
 def _conv(
     dot: Dot,
-    offset: int,
+    header: Header,
     batch: Dim,
     shape: ConvShape,
     x_layout: Blocked,
@@ -136,7 +142,7 @@ def _conv(
     height, width = (1, rows.out * columns.out) if flat else (rows.out, columns.out)
     words = ceil_div(shape.inputs, dot.depth)
     tiling = plan_tiles(height, width, ceil_div(shape.outputs, lanes), words * window.taps, dot.tile_unit)
-    packing = _Packing(dot, shape, tiling, x_layout.lanes, offset)
+    packing = _Packing(dot, shape, tiling, x_layout.lanes, header)
     packed_shape = (shape.groups * tiling.block_tiles * packing.task,)
     emit = Emitter()
     with emit.function():
@@ -168,17 +174,17 @@ def _margins(*layouts: Layout) -> bool:
 
 
 class _Packing:
-    """Weights: [groups | tiles of blocks | constants | blocks of C | KH | KW | words | O of the tile | depth], flat."""
+    """Weights: [groups | tiles of blocks | header | blocks of C | KH | KW | words | O of the tile | depth], flat."""
 
-    def __init__(self, dot: Dot, shape: ConvShape, tiling: Tiling, x_lanes: int, offset: int) -> None:
-        self.dot, self.shape, self.tiling, self.offset = dot, shape, tiling, offset
+    def __init__(self, dot: Dot, shape: ConvShape, tiling: Tiling, x_lanes: int, header: Header) -> None:
+        self.dot, self.shape, self.tiling, self.head = dot, shape, tiling, header
         self.width = tiling.blocks * dot.lanes
         self.words = x_lanes // dot.depth
         self.full, rest = divmod(shape.inputs, x_lanes)
         self.rest = ceil_div(rest, dot.depth)
         self.step = self.width * dot.depth
         self.taps = shape.window.taps
-        self.header = self.step if offset else 0
+        self.header = header.rows * self.step
         self.task = self.header + (self.full * self.words + self.rest) * self.taps * self.step
 
     def pack(self, weight: Array) -> Array:
@@ -187,12 +193,13 @@ class _Packing:
         parts: list[Array] = []
         for g in range(shape.groups):
             padded = np.zeros((tiling.depth * dot.lanes, *weight.shape[1:]), weight.dtype)
-            padded[: shape.outputs] = weight[g * shape.outputs : (g + 1) * shape.outputs]
+            first = g * shape.outputs
+            padded[: shape.outputs] = weight[first : first + shape.outputs]
             for tile in range(tiling.block_tiles):
                 start = min(tile * tiling.blocks, tiling.depth - tiling.blocks) * dot.lanes
                 rows = padded[start : start + self.width]
-                if self.header:
-                    parts.append(constants(rows.sum((1, 2, 3), dtype=np.int64) * self.offset, self.width).ravel())
+                sums = rows.sum((1, 2, 3), dtype=np.int64)
+                parts += self.head.pack(sums, slice(first + start, first + shape.outputs), self.width)
                 parts += self._channels(rows)
         return np.concatenate(parts)
 
@@ -226,12 +233,13 @@ class _Task:
         top = emit.bind(emit.step_back(pixels // tiling.column_tiles, tiling.rows, tiling.height))
         left = emit.bind(emit.step_back(pixels % tiling.column_tiles, tiling.columns, tiling.width))
         base = emit.bind((group * tiling.block_tiles + blocks) * packing.task)
-        sums = DotTile(emit, dot, tiling.pixels, tiling.blocks)
+
+        def constant(at: int, v: int) -> Expr:
+            return emit.bits(self._weights(base + at * packing.step, v), f"int32x{dot.lanes}")
+
+        sums = DotTile(emit, dot, tiling.pixels, tiling.blocks, packing.head.start(constant))
         self._accumulate(sums, n, group, top, left, base + packing.header)
-
-        def constant(v: int) -> Expr:
-            return emit.bits(self._weights(base, v), f"int32x{dot.lanes}")
-
+        tile = packing.head.finished(emit, sums.finish(), constant, tiling.blocks, dot.lanes)
         block = group * tiling.depth + first
         out_columns = self.shape.window.columns.out
 
@@ -240,7 +248,6 @@ class _Task:
                 return (left + i) // out_columns, (left + i) % out_columns
             return top + i // tiling.columns, left + i % tiling.columns
 
-        tile = sums.finish(constant if packing.header else None)
         self.out.store_tile(tile, tiling.pixels, tiling.blocks, n, block, pixel)
         with emit.when(pixels == 0):
             for b in range(tiling.blocks):

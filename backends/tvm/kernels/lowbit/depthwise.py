@@ -19,8 +19,10 @@ from ..geometry import Window
 from ..kernel import Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div, identity
 from ..layout import Blocked, Layout
 from .conv import convolution
-from .dot import BytesDot, constants
+from .dot import BytesDot
+from .fixed import Rescale
 from .gemm import VNNI
+from .header import Header
 from .tile import DotTile
 
 __all__ = ["depthwise_int8"]
@@ -48,6 +50,8 @@ def depthwise_int8(
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     groups: int = 1,
+    bias: Array | None = None,
+    rescale: Rescale | None = None,
     epilogue: Epilogue = identity,
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = VNNI,
@@ -60,7 +64,7 @@ def depthwise_int8(
         return None
     dot = BytesDot(unit, x_dtype=x_dtype)
     batch, channels, lanes = x_shape[0], shape.groups, unit.lanes
-    plan = _Plan(shape.window, dot, dot.correction - zero_point)
+    plan = _Plan(shape.window, dot, Header(dot.correction - zero_point, bias, rescale))
     height, width = shape.window.rows.out, shape.window.columns.out
     tall, wide = plan.tall, plan.wide
     row_tiles, column_tiles = ceil_div(height, tall), ceil_div(width, wide)
@@ -88,8 +92,8 @@ def depthwise_int8(
 class _Plan:
     """A tile of `tall` x `wide` outputs, the input `rows` it reads (from its first one on), and its packed weights."""
 
-    def __init__(self, window: Window, dot: BytesDot, offset: int) -> None:
-        self.window, self.dot, self.offset = window, dot, offset
+    def __init__(self, window: Window, dot: BytesDot, head: Header) -> None:
+        self.window, self.dot, self.head = window, dot, head
         rows, columns = window.rows, window.columns
         chunks = ceil_div(rows.kernel, 4)
         self.tall = max(t for t in range(1, rows.out + 1) if t == 1 or len(self._rows(t)) <= 4 * chunks)
@@ -98,7 +102,7 @@ class _Plan:
         most = max(2, (dot.unit.registers - SPARE_REGISTERS) // (self.tall * dot.partials))
         self.wide = ceil_div(columns.out, ceil_div(columns.out, most))
         self.vector = 4 * dot.lanes
-        self.header = self.vector if offset else 0
+        self.header = head.rows * self.vector
         self.size = self.header + self.tall * self.chunks * columns.kernel * self.vector
 
     def _rows(self, tall: int) -> list[int]:
@@ -110,7 +114,7 @@ class _Plan:
         return self.header + ((row * self.chunks + chunk) * self.window.columns.kernel + kw) * self.vector
 
     def pack(self, weight: Array) -> Array:
-        """[C, 1, KH, KW] to [blocks, constants | output row | chunk | KW | lanes | 4]."""
+        """[C, 1, KH, KW] to [blocks, header | output row | chunk | KW | lanes | 4]."""
         channels, _, kernel_rows, kernel_columns = weight.shape
         lanes, rows = self.dot.lanes, self.window.rows
         blocks = ceil_div(channels, lanes)
@@ -120,10 +124,11 @@ class _Plan:
                 packed[:channels, r, self.rows.index(r * rows.stride + k * rows.dilation)] = weight[:, 0, k]
         split = packed.reshape(blocks, lanes, self.tall, self.chunks, 4, kernel_columns)
         flat = split.transpose(0, 2, 3, 5, 1, 4).reshape(blocks, -1)
-        if not self.header:
-            return flat
-        sums = weight.sum((1, 2, 3), dtype=np.int64) * self.offset
-        return np.concatenate([constants(sums, lanes), flat], axis=1)
+        sums = np.zeros(blocks * lanes, np.int64)
+        sums[:channels] = weight.sum((1, 2, 3), dtype=np.int64)
+        starts = range(0, blocks * lanes, lanes)
+        heads = [self.head.pack(sums[i : i + lanes], slice(i, channels), lanes) for i in starts]
+        return np.stack([np.concatenate([*head, row]) for head, row in zip(heads, flat, strict=True)])
 
 
 def _tile(
@@ -140,7 +145,11 @@ def _tile(
 ) -> Any:
     lanes, vector = dot.lanes, plan.vector
     rows, columns = plan.window.rows, plan.window.columns
-    sums = DotTile(emit, dot, plan.tall * plan.wide, 1)
+
+    def constant(row: int, _: int) -> Expr:
+        return emit.bits(weight[block, emit.ramp(row * vector, vector)], f"int32x{lanes}")
+
+    sums = DotTile(emit, dot, plan.tall * plan.wide, 1, plan.head.start(constant))
     picks = [j * lanes + lane for lane in range(lanes) for j in range(4)]
     y = emit.bind(top * rows.stride + (layout.halo.top - rows.before))
     w = emit.bind(left * columns.stride + (layout.halo.left - columns.before))
@@ -160,5 +169,4 @@ def _tile(
                     for r in range(plan.tall):
                         weights = weight[block, emit.ramp(plan.at(r, chunk, kw), vector)]
                         sums.add(r * plan.wide + q, 0, value, weights)
-    constant = (lambda _: emit.bits(weight[block, emit.ramp(0, vector)], f"int32x{lanes}")) if plan.header else None
-    return sums.finish(constant)
+    return plan.head.finished(emit, sums.finish(), constant, 1, lanes)

@@ -27,7 +27,9 @@ from ..kernel import (
 )
 from ..matmul import SYMBOLIC_ROWS, for_row_tiles, row_space
 from ..tile import choose_tile
-from .dot import Bf16Dot, BitsDot, BytesDot, Dot, constants
+from .dot import Bf16Dot, BitsDot, BytesDot, Dot
+from .fixed import Rescale
+from .header import Header
 from .tile import DotTile
 
 __all__ = ["matmul_bf16", "matmul_binary", "matmul_int8", "pack_signs"]
@@ -44,6 +46,8 @@ def matmul_int8(
     x_dtype: str = "uint8",
     zero_point: int | None = 0,
     out_dtype: str = "int32",
+    bias: Array | None = None,
+    rescale: Rescale | None = None,
     epilogue: Epilogue = identity,
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = VNNI,
@@ -51,13 +55,14 @@ def matmul_int8(
 ) -> Kernel | None:
     """(x[.., M, K] - zero_point) @ weight[K, N] in int32, exactly; x uint8 or int8, weight int8 and constant.
 
-    The epilogue gets the int32 sum and returns what is stored as `out_dtype`. A zero point of None is one that is known
-    only when the kernel runs: an operand [1] of x's type after the weight. Leading dimensions and M may be symbolic.
-    None for symbolic or mismatching K, N.
+    The epilogue gets the int32 sum, `bias`[N] included (rescaled where `rescale` says so), and returns what is stored
+    as `out_dtype`. A zero point of None is one that is known only when the kernel runs: an operand [1] of x's type
+    after the weight; there is no bias then. Leading dimensions and M may be symbolic. None for symbolic or mismatching
+    K, N.
     """
-    dot = BytesDot(unit, x_dtype=x_dtype)
-    zero = _Zero(dot, zero_point)
-    return _matmul(dot, x_shape, weight_shape, out_dtype, epilogue, extras, transpose_weight, zero)
+    dot, late = BytesDot(unit, x_dtype=x_dtype), zero_point is None
+    head = Header(1 if zero_point is None else dot.correction - zero_point, bias, rescale)
+    return _matmul(dot, x_shape, weight_shape, out_dtype, epilogue, extras, transpose_weight, head, late)
 
 
 def matmul_bf16(
@@ -106,31 +111,6 @@ def pack_signs(x: Array) -> Array:
     return np.packbits(padded, axis=-1, bitorder="little").view(np.int32)
 
 
-class _Zero:
-    """The part of the products that an offset of x adds: the same in every row, offset * (sum of the column)."""
-
-    def __init__(self, dot: BytesDot, zero_point: int | None) -> None:
-        self.dot, self.point = dot, zero_point
-
-    @property
-    def needed(self) -> bool:
-        return self.point != 0 or self.dot.correction != 0
-
-    def header(self, weight: Array, width: int) -> Array:
-        """What is in front of each block for a weight [K, N]: the constants, or the sums if the zero point is late."""
-        sums = weight.sum(0, dtype=np.int64)
-        return constants(sums if self.point is None else sums * (self.dot.correction - self.point), width)
-
-    def constant(self, emit: Emitter, header: Expr, operand: Any) -> Expr:
-        """The constants of a vector of columns from its part of the header."""
-        lanes = self.dot.lanes
-        value = emit.bits(header, f"int32x{lanes}")
-        if self.point is not None:
-            return value
-        offset = emit.integer(self.dot.correction) - emit.cast(operand[0], "int32")
-        return value * emit.splat(offset, lanes)
-
-
 def _matmul(
     dot: Dot,
     x_shape: Sequence[Dim],
@@ -139,7 +119,8 @@ def _matmul(
     epilogue: Epilogue,
     extras: Sequence[ExtraOperand],
     transpose_weight: bool,
-    zero: _Zero | None = None,
+    head: Header = Header(),  # noqa: B008 (frozen)
+    late: bool = False,
 ) -> Kernel | None:
     x_shape, weight_shape = tuple(x_shape), tuple(weight_shape)
     if len(weight_shape) != 2 or not is_static(weight_shape) or not x_shape:
@@ -149,15 +130,13 @@ def _matmul(
         return None
     if any(isinstance(d, int) and d < 1 for d in x_shape):
         return None
-    zero = zero if zero is not None and zero.needed else None
-    late = zero is not None and zero.point is None
     lanes, steps = dot.lanes, ceil_div(depth, dot.depth)
     rows = row_space(x_shape[:-1])
     height = rows.rows if isinstance(rows.rows, int) else SYMBOLIC_ROWS
     height, vectors = choose_tile(height, ceil_div(columns, lanes), dot.tile_unit)
     block = vectors * lanes
     blocks = ceil_div(columns, block)
-    packed_shape = (blocks, steps + (zero is not None), block * dot.depth)
+    packed_shape = (blocks, head.rows + steps, block * dot.depth)
     out_shape = (*x_shape[:-1], columns)
     emit = Emitter()
     with emit.function():
@@ -168,26 +147,34 @@ def _matmul(
         out = emit.arg("out", out_shape, out_dtype)
 
         def tile(matrix: Expr, row: Expr, height: int, b: Expr, valid: int) -> None:
-            sums = DotTile(emit, dot, height, ceil_div(valid, lanes))
+            def constant(at: int, v: int) -> Expr:
+                value = emit.bits(vector(at, v), f"int32x{lanes}")
+                if not late:
+                    return value
+                assert operand is not None
+                assert isinstance(dot, BytesDot)
+                offset = emit.integer(dot.correction) - emit.cast(operand[0], "int32")
+                return value * emit.splat(offset, lanes)
 
             def step(k: Expr, count: int) -> None:
                 def load(r: int) -> Callable[[int, int], Expr]:
                     at = rows.index((matrix, row + r))
                     return lambda j, width: x[(*at, emit.ramp(k * dot.depth + j, width))]
 
-                sums.step(lambda r: dot.word(emit, load(r), count), lambda v: vector(k + (zero is not None), v))
+                sums.step(lambda r: dot.word(emit, load(r), count), lambda v: vector(k + head.rows, v))
 
             def vector(k: Expr, v: int) -> Expr:
                 return weight[b, k, emit.ramp(v * (lanes * dot.depth), lanes * dot.depth)]
 
+            vectors = ceil_div(valid, lanes)
+            sums = DotTile(emit, dot, height, vectors, head.start(constant))
             whole = depth // dot.depth
             if whole:
                 with emit.serial(whole) as k:
                     step(k, dot.depth)
             if depth % dot.depth:
                 step(whole, depth % dot.depth)
-            constant = None if zero is None else lambda v: zero.constant(emit, vector(0, v), operand)
-            sums.finish(constant).store(
+            head.finished(emit, sums.finish(), constant, vectors, lanes).store(
                 range(0, valid, lanes),
                 valid,
                 lambda r, j: (*rows.index((matrix, row + r)), b * block + j),
@@ -213,9 +200,13 @@ def _matmul(
     def pack(w: Array) -> Array:
         w = w.T if transpose_weight else w
         packed = dot.pack(w, block)
-        if zero is None:
+        if not head.rows:
             return packed
-        return np.concatenate([zero.header(w, block)[:, None], packed], axis=1)
+        sums = np.zeros(blocks * block, np.int64)
+        sums[:columns] = w.sum(0, dtype=np.int64)
+        starts = range(0, blocks * block, block)
+        heads = [np.concatenate(head.pack(sums[i : i + block], slice(i, columns), block)) for i in starts]
+        return np.concatenate([np.stack(heads).reshape(blocks, head.rows, -1), packed], axis=1)
 
     packers = (None, pack, None) if late else (None, pack)
     shapes = (x_shape, packed_shape, (1,)) if late else (x_shape, packed_shape)

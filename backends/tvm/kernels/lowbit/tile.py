@@ -13,12 +13,21 @@ __all__ = ["DotTile"]
 
 
 class DotTile:
-    """`rows` words of x times `vectors` vectors of weights, accumulated in registers."""
+    """`rows` words of x times `vectors` vectors of weights, accumulated in registers.
 
-    def __init__(self, emit: Emitter, dot: Dot, rows: int, vectors: int) -> None:
+    `constant(v)` (a vector of lanes) is part of the sums of every row: they start with it where they can.
+    """
+
+    def __init__(
+        self, emit: Emitter, dot: Dot, rows: int, vectors: int, constant: Callable[[int], Expr] | None = None
+    ) -> None:
         self._emit, self._dot, self._shape = emit, dot, (rows, vectors)
         self._sums = RegisterTile(emit, rows, vectors, dot.width, dot.acc_dtype)
-        self._sums.fill()
+        self._late = None if dot.partials == 1 else constant
+        if constant is None or dot.partials > 1:
+            self._sums.fill()
+        else:
+            self._sums.update(lambda _, r, v: constant(v))
 
     def step(self, word: Callable[[int], Expr], weights: Callable[[int], Expr]) -> None:
         """Add word(r) times weights(v) to sum (r, v); weights(v) is a vector of lanes * depth."""
@@ -30,10 +39,10 @@ class DotTile:
         assert isinstance(dot, BytesDot)
         self._sums.update_one(r, v, lambda acc: dot.add_lanes(self._emit, acc, x, weights))
 
-    def finish(self, constant: Callable[[int], Expr] | None = None) -> RegisterTile:
-        """The sums, plus constant(v) (a vector of lanes) in every row."""
-        emit, dot = self._emit, self._dot
-        if dot.partials == 1 and constant is None:
+    def finish(self) -> RegisterTile:
+        """The sums."""
+        emit, dot, constant = self._emit, self._dot, self._late
+        if dot.partials == 1:
             return self._sums
         result = RegisterTile(emit, *self._shape, dot.lanes, dot.acc_dtype)
 

@@ -132,7 +132,9 @@ class _Blocks:
     def sum_up(self, vector: Expr, rows: int, load: Callable[[int, Expr, int], Expr]) -> Any:
         """The tile of an output vector; load(row, offset, width) reads x."""
         emit, dot = self.emit, self.dot
-        sums = DotTile(emit, dot, rows, 1)
+        table = self.constants
+        start = None if table is None else lambda _: table[vector, emit.ramp(0, dot.lanes)]
+        sums = DotTile(emit, dot, rows, 1, start)
         first = emit.bind(self.pointers[vector])
         with emit.serial(self.pointers[vector + 1] - first) as i:
             at = emit.bind(first + i)
@@ -143,8 +145,7 @@ class _Blocks:
                 return dot.word(emit, lambda j, width: load(r, offset + j, width), dot.depth)
 
             sums.step(word, lambda _: weights)
-        table = self.constants
-        return sums.finish(None if table is None else lambda _: table[vector, emit.ramp(0, dot.lanes)])
+        return sums.finish()
 
 
 def block_sparse_matmul(
