@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...backends.backend import KernelCost
+from ...passes.quantize.settings import SIGNALS
 from ..outline import Outline, OutlineNode
 from .drawing import draw, kind
 
@@ -51,7 +52,9 @@ def render(compiled: Compiled, kernels: Sequence[KernelCost] = ()) -> str:
         _section("Where the work is", _costs(after)),
         _section("Kernels", _kernels(kernels, manifest.cost.notes)) if kernels else "",
         _section("Ledger", _ledger(compiled)),
+        _signals(compiled),
         _section("Passes", _timings(compiled)),
+        _accelerator(compiled),
         _backend(manifest.backend),
         _section("Files", _files(compiled)) if manifest.files else "",
     ]
@@ -228,7 +231,7 @@ def _ledger(compiled: Compiled) -> str:
     ledger = compiled.ledger
     rows = []
     for entry, (step, contract, claimed, measured) in zip(ledger.entries, ledger.rows(), strict=True):
-        notes = "<br>".join(map(escape, entry.notes))
+        notes = "<br>".join(escape(n) for n in entry.notes if not n.startswith(SIGNALS))
         tag = f'<span class="tag {escape(contract)}">{escape(contract)}</span>'
         rows.append((_code(step), tag, escape(claimed), escape(measured), notes))
     table = (
@@ -246,6 +249,22 @@ def _ledger(compiled: Compiled) -> str:
     return f'{table}<p class="quiet">{budget} {end}</p>'
 
 
+def _signals(compiled: Compiled) -> str:
+    """Where the loss of quantization arises: signal to noise of each layer's output, in the order of the network."""
+    parts = []
+    for entry in compiled.ledger.entries:
+        for note in entry.notes:
+            if note.startswith(SIGNALS):
+                found = [text.rsplit(" ", 1) for text in note.removeprefix(SIGNALS).split("; ")]
+                worst = max((-float(v) for _, v in found), default=0.0)
+                # a bar as long as the noise: 6 dB are one bit
+                rows = [(_code(n), escape(v), _bar(10 ** ((-float(v) - worst) / 20))) for n, v in found]
+                parts.append(
+                    _table(("layer (format)", "signal to noise, dB", "noise, relative to the worst"), rows, right=(1,))
+                )
+    return _section("Where rounding is heard", "".join(parts)) if parts else ""
+
+
 def _timings(compiled: Compiled) -> str:
     if not compiled.timings:
         return '<p class="quiet">No pass ran.</p>'
@@ -255,6 +274,16 @@ def _timings(compiled: Compiled) -> str:
         for t in compiled.timings
     ]
     return _table(("pass", "time", "nodes", ""), rows, right=(1, 2))
+
+
+def _accelerator(compiled: Compiled) -> str:
+    """The sections of a program that knows how its layers are mapped to an accelerator."""
+    mapping = getattr(compiled.program, "mapping", None)
+    if mapping is None:
+        return ""
+    from .accelerator import accelerator
+
+    return accelerator(mapping())
 
 
 def _backend(info: Mapping[str, Any]) -> str:

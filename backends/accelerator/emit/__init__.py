@@ -1,0 +1,1 @@
+"""From mappings to programs."""

@@ -1,0 +1,514 @@
+"""A stage of a graph as one program: layers one after the other, tensors and constants in DRAM.
+
+DRAM holds, from address 0 on: constants (weights tile by tile, tables), tensors packed by their lifetimes, and room for
+partial sums. Activations lie channels last. Layers meet at a `sync`; what is in flight within one is its own affair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ....ir.diagnostics import error
+from ....ir.graph import Node, Value
+from ....ir.types import Int
+from ....ir.types import Tensor as Type
+from ..allocate import Buffer, place
+from ..hierarchy import Hierarchy
+from ..isa.instructions import LINE, Instruction, Queue
+from ..layer import Layer
+from ..mapping import Mapping
+from ..workload import layer_of
+from .contraction import Activation, Buffers, Contraction, Packed, Residual, emit, packed_weights, sizes
+from .groups import PRODUCTS, Group, Stage
+from .stream import Writer
+from .vector import Pool, Requantization, Room, Sum, Table, emit_pool, emit_sum, emit_table
+
+__all__ = ["Piece", "Program", "Tensor", "program_of"]
+
+ALIGNED = 64  # bytes in DRAM
+TABLES = 2  # the stream of tables
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor at the border of a program: bytes [1, rows, columns, channels] from `base` on; shape as in the graph."""
+
+    name: str
+    base: int
+    shape: tuple[int, ...]
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A layer of the program: instructions `start[q]` to `stop[q]` of each queue."""
+
+    name: str
+    op: str
+    layer: Layer | None
+    mapping: Mapping | None
+    start: dict[Queue, int]
+    stop: dict[Queue, int]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What runs: instructions by queue, the constants at the start of DRAM, and the sizes of both memories in bytes.
+
+    `tensors` bytes of DRAM hold activations, `least` is what lives at the worst moment: no packing needs less.
+    """
+
+    queues: dict[Queue, list[Instruction]]
+    constants: bytes
+    dram: int
+    local: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    pieces: tuple[Piece, ...] = ()
+    tensors: int = 0
+    least: int = 0
+
+
+Map = Callable[[Layer], Mapping]
+
+
+def program_of(
+    stage: Stage, inputs: Sequence[Value], outputs: Sequence[Value], machine: Hierarchy, find: Map
+) -> Program:
+    """Emit a stage. `inputs` come from the host, `outputs` go to it; `find` gives the mapping of a layer.
+
+    Raises IG0585 where a layer does not fit in the machine's local memory.
+    """
+    return _Network(stage, inputs, outputs, machine, find).program()
+
+
+@dataclass
+class _View:
+    """Where a value lies: part of a tensor, channels last; `order` of the axes (C, H, W) that a flat value had."""
+
+    root: Value
+    channel: int  # first channel in the root
+    total: int  # channels of the root
+    shape: tuple[int, int, int]  # channels, rows, columns
+    flat: tuple[int, int, int] | None = None
+
+
+@dataclass
+class _Constants:
+    """Constants in the order in which they are met."""
+
+    data: bytearray = field(default_factory=bytearray)
+
+    def add(self, block: bytes) -> int:
+        at = len(self.data)
+        self.data += block + bytes(-len(block) % ALIGNED)
+        return at
+
+
+class _Network:
+    def __init__(self, stage: Stage, inputs: Any, outputs: Any, machine: Hierarchy, find: Map) -> None:
+        self.groups, self.inputs, self.outputs = stage.groups, inputs, outputs
+        self.machine, self.find = machine, find
+        self.constants = _Constants()
+        self.views: dict[Value, _View] = {}
+        self.layers: dict[Group, Layer] = {}
+        self.mappings: dict[Group, Mapping] = {}
+        self.weights: dict[Group, Any] = {}
+        self.spill = 0
+
+    def program(self) -> Program:
+        self._views()
+        addresses, peak, least = self._addresses()
+        for group in self.groups:
+            self._prepare(group)
+        shift = -(-len(self.constants.data) // ALIGNED) * ALIGNED
+        self.base = {v: shift + a for v, a in addresses.items()}
+        self.partial = shift + peak
+        self.regions, self.local = self._local()
+        writer, pieces = Writer(), []
+        for group in self.groups:
+            start = {q: len(writer.queues[q]) for q in Queue}
+            if not self._emit(group, writer):
+                continue
+            writer.sync()
+            stop = {q: len(writer.queues[q]) for q in Queue}
+            name = _name(group.nodes[0])
+            pieces.append(Piece(name, group.kind, self.layers.get(group), self.mappings.get(group), start, stop))
+        return Program(
+            queues=writer.finished(),
+            constants=bytes(self.constants.data),
+            dram=self.partial + self.spill,
+            local=self.local,
+            inputs=tuple(self._tensor(v, i) for i, v in enumerate(self.inputs)),
+            outputs=tuple(self._tensor(v, i) for i, v in enumerate(self.outputs)),
+            pieces=tuple(pieces),
+            tensors=peak,
+            least=least,
+        )
+
+    # --- tensors ------------------------------------------------------------------------------------------------------
+
+    def _views(self) -> None:
+        """Where every value lies: concatenations are written in parts, reshapes are other names."""
+        for v in self.inputs:
+            self.views[v] = _dense(v)
+        for group in self.groups:
+            self.views.setdefault(group.output, _dense(group.output))
+        for group in reversed(self.groups):
+            if group.kind != "shape.concat":
+                continue
+            whole, at = self.views[group.output], 0
+            for v in group.nodes[0].inputs:
+                assert v is not None
+                mine = self.views[v]
+                if mine.root is v and v not in self.inputs and v not in self.outputs and mine.flat is None:
+                    self.views[v] = _View(whole.root, whole.channel + at, whole.total, mine.shape)
+                at += mine.shape[0]
+        for group in self.groups:
+            if group.kind == "shape.reshape":
+                source = self.views[_input(group.nodes[0])]
+                c, h, w = source.shape
+                flat = None if h * w == 1 else source.shape
+                self.views[group.output] = _View(source.root, source.channel, source.total, (c * h * w, 1, 1), flat)
+
+    def _addresses(self) -> tuple[dict[Value, int], int, int]:
+        """Roots in DRAM, by the steps from their first writer to their last reader."""
+        first: dict[Value, int] = {}
+        last: dict[Value, int] = {}
+        for v in self.inputs:
+            first[self.views[v].root], last[self.views[v].root] = -1, -1
+        for step, group in enumerate(self.groups):
+            written = self.views[group.output].root
+            first.setdefault(written, step)
+            last[written] = step
+            for node in group.nodes:
+                for v in node.inputs:
+                    if v in self.views and v is not None:
+                        last[self.views[v].root] = step
+        for v in self.outputs:
+            last[self.views[v].root] = len(self.groups)
+        roots = list(first)
+        size = {v: -(-math.prod(_dense(v).shape) // ALIGNED) * ALIGNED for v in roots}
+        packed = place([Buffer(str(i), size[v], first[v], last[v]) for i, v in enumerate(roots)])
+        return {v: packed.addresses[str(i)] for i, v in enumerate(roots)}, packed.peak, packed.lower_bound
+
+    def _activation(self, v: Value, zero: int = 0) -> Activation:
+        view = self.views[v]
+        _, h, w = view.shape if view.flat is None else view.flat
+        t = view.total
+        return Activation(self.base[view.root] + view.channel, (h * w * t, 0, 1, w * t, t), _int(v).signed, zero)
+
+    def _tensor(self, v: Value, i: int) -> Tensor:
+        view = self.views[v]
+        assert view.total == view.shape[0] or view.flat is not None, "tensors at the border are dense"
+        return Tensor(v.name or f"t{i}", self.base[view.root], _shape(v), _int(v).signed)
+
+    def _dense(self, v: Value) -> bool:
+        view = self.views[v]
+        return view.channel == 0 and view.total == _dense(view.root).shape[0] == view.shape[0]
+
+    # --- layers -------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, group: Group) -> None:
+        """The mapping of a product, its weights and tables among the constants."""
+        requantize = group.node("quant.requantize")
+        if group.kind == "quant.table":
+            table = _array(group.nodes[0].inputs[1]).astype(np.int64) & 0xFF
+            self.weights[group] = (self.constants.add(table.astype(np.uint8).tobytes()), None)
+        if requantize is None:
+            return
+        table = np.zeros((_shape(group.output)[1], 4), np.int32)
+        table[:, 1], table[:, 2] = _array(requantize.inputs[1]), _array(requantize.inputs[2])
+        packed: tuple[int, Any] = (0, None)
+        if group.kind in PRODUCTS:
+            layer, weights, table[:, 0] = self._layer(group)
+            mapping = self.find(layer)
+            data, places = packed_weights(weights, {d: t[0] for d, t in mapping.tiles.items()}, layer.bits[0])
+            self.layers[group], self.mappings[group] = layer, mapping
+            packed = (self.constants.add(data), places)
+        self.weights[group] = (*packed, self.constants.add(table.tobytes()), table.nbytes)
+
+    def _layer(self, group: Group) -> tuple[Layer, Any, Any]:
+        """The layer of a product, its weights [G, K, C, R, S] and its bias."""
+        node = group.sums
+        view = self.views[_input(group.nodes[0])]
+        if group.kind == "quant.conv":
+            found = layer_of(node, {})
+            assert found is not None
+            weights, bias = _array(node.inputs[1]), _bias(node)
+            e = found.extent
+            return _bits(found, node), weights.reshape(e["G"], e["K"], *weights.shape[1:]), bias
+        if group.kind == "quant.matmul":
+            weights, bias = _array(node.inputs[1]).astype(np.int64) - node.attr("b_zero"), _bias(node)
+            if view.flat is not None:  # [C, H, W] in the graph, [H, W, C] in memory
+                weights = weights.reshape(*view.flat, -1).transpose(1, 2, 0, 3).reshape(weights.shape)
+            found = layer_of(node, {})
+            assert found is not None
+            return _bits(found, node), weights.T[None, :, :, None, None], bias
+        raise AssertionError(group.kind)
+
+    def _local(self) -> tuple[dict[str, Any], int]:
+        """Local memory: the stores of the first tier one after the other, then the table of the layer at work."""
+        regions: dict[str, Any] = {}
+        at = 0
+        for store in self.machine.tiers[0]:
+            size = math.inf if math.isinf(store.capacity) else int(store.capacity // 8) // LINE * LINE
+            needed = max((self._needed(g, store) for g in self.mappings), default=0)
+            if needed > size:
+                raise error(
+                    "IG0585",
+                    f"tiles of {needed} bytes do not fit in `{store.name}`, which has {size}",
+                    hint="sizes are rounded up to lines of 8 bytes: give the machine a few bytes more",
+                )
+            room = needed if math.isinf(size) else int(size)
+            room = max(room, 1 << 16) if math.isinf(size) else room
+            regions[store.name] = Room(at, room)
+            at += room
+        regions["table"] = Room(at, max((w[3] for w in self.weights.values() if len(w) == 4), default=0))
+        at += max(regions["table"].size, 256)
+        return regions, at
+
+    def _held(self, store: Any) -> list[str]:
+        """Operands whose tiles of the first tier lie in a store: those that none holds go to the first one."""
+        stores = self.machine.tiers[0]
+        homes = {x: next((s for s in stores if x in s.holds), stores[0]) for x in "WIO"}
+        return [x for x, home in homes.items() if home is store]
+
+    def _needed(self, group: Group, store: Any) -> int:
+        found = self._sizes(group)
+        return sum(store.copies * found[x] for x in self._held(store))
+
+    def _sizes(self, group: Group) -> dict[str, int]:
+        layer, mapping = self.layers[group], self.mappings[group]
+        tiles = {d: t[0] for d, t in mapping.tiles.items()}
+        rough = Contraction(layer, tiles, mapping.orders[0], _NOWHERE, Packed(0), _NOWHERE, 0, 0, 0,
+                            weight_bits=layer.bits[0])  # fmt: skip
+        return {x: -(-n // LINE) * LINE for x, n in sizes(rough).items()}
+
+    # --- emission -----------------------------------------------------------------------------------------------------
+
+    def _emit(self, group: Group, to: Writer) -> bool:
+        """Write a group's layer; False for one that is only a name."""
+        if group.kind == "shape.reshape":
+            return False
+        if group.kind == "shape.concat":
+            return self._concat(group, to)
+        if group in self.layers:
+            self._contraction(group, to)
+            return True
+        room = self._room()
+        node = group.nodes[0]
+        x = _input(node)
+        if group.kind == "quant.table":
+            line = self.regions["table"].base
+            to.emit("loadc", Queue.LOAD, stream=TABLES, dram=self.weights[group][0], local=line, count=256, packed=256)
+            t = Table(self._activation(x), self._activation(group.output), self._bytes(x), line // LINE)
+            emit_table(t, room, to)
+        elif group.kind == "quant.add":
+            self._sum(node, room, to)
+        else:
+            self._pool(group, room, to)
+        return True
+
+    def _pool(self, group: Group, room: Room, to: Writer) -> None:
+        """A maximum; or a sum, with its requantisation (and what is added to it in a layer of its own)."""
+        node, x = group.nodes[0], _input(group.nodes[0])
+        sums = node if group.kind == "nn.max_pool" else group.sums
+        c, h, w = self.views[x].shape
+        if sums.op.name == "math.reduce_sum":
+            axes = ((1, h, 1, 1, 0, h), (1, w, 1, 1, 0, w))
+        else:
+            window = sums.attr("kernel")
+            strides, dilations = (sums.attr(a) or (1, 1) for a in ("strides", "dilations"))
+            pads = sums.attr("pads") or (0, 0, 0, 0)
+            out = _shape(sums.output)[2:]
+            made = [(out[i], window[i], strides[i], dilations[i], pads[i], (h, w)[i]) for i in (0, 1)]
+            axes = (made[0], made[1])
+        requantize = group.node("quant.requantize")
+        zero = sums.attr("zero") or 0 if requantize is not None and sums.op.name == "quant.sum_pool" else 0
+        if requantize is None:
+            emit_pool(Pool(self._activation(x), self._activation(group.output), c, axes), room, to)
+            return
+        _, _, table, length = self.weights[group]
+        how = Requantization(self._table(table, length, to), *_clamp(requantize))
+        output = self._activation(group.output, requantize.attr("zero"))
+        emit_pool(Pool(self._activation(x, zero), output, c, axes, how), room, to)
+
+    def _room(self) -> Room:
+        stores = self.machine.tiers[0]
+        return self.regions[next((s for s in stores if "I" in s.holds), stores[0]).name]
+
+    def _bytes(self, v: Value) -> int:
+        if not self._dense(v):
+            raise error("IG0585", f"elementwise work on a part of a tensor, `{v.name or v.type}`")
+        return math.prod(self.views[v].shape)
+
+    def _sum(self, node: Node, room: Room, to: Writer) -> None:
+        a, b = (v for v in node.inputs if v is not None)
+        low, high = _clamp(node)
+        to_sum = Sum(
+            self._activation(a, node.attr("a_zero")),
+            self._activation(b, node.attr("b_zero")),
+            self._activation(node.output, node.attr("zero")),
+            self._bytes(node.output),
+            node.attr("a_multiplier"),
+            node.attr("b_multiplier"),
+            node.attr("shift"),
+            low,
+            high,
+        )
+        self._bytes(a), self._bytes(b)
+        emit_sum(to_sum, room, to)
+
+    def _concat(self, group: Group, to: Writer) -> bool:
+        """Parts that their writers could not put in place are copied."""
+        whole, at, copied = self.views[group.output], 0, False
+        room = self._room()
+        for v in group.nodes[0].inputs:
+            assert v is not None
+            view = self.views[v]
+            if view.root is not whole.root:
+                c, h, w = view.shape
+                target = self._activation(group.output)
+                target = Activation(target.base + at, target.strides, target.signed)
+                axes = ((h, 1, 1, 1, 0, h), (w, 1, 1, 1, 0, w))
+                emit_pool(Pool(self._activation(v), target, c, axes), room, to)  # a pool of one element is a copy
+                copied = True
+            at += view.shape[0]
+        return copied
+
+    def _contraction(self, group: Group, to: Writer) -> None:
+        layer, mapping = self.layers[group], self.mappings[group]
+        weights, places, table, length = self.weights[group]
+        node = group.sums
+        requantize, add = group.node("quant.requantize"), group.node("quant.add")
+        assert requantize is not None
+        line = self._table(table, length, to)
+        e = layer.extent
+        zero = node.attr("a_zero" if node.op.name == "quant.matmul" else "zero") or 0
+        source = self._activation(_input(group.nodes[0]), zero)
+        output = self._activation(group.output, requantize.attr("zero"))
+        source, output = _grouped(source, e["C"]), _grouped(output, e["K"])
+        if self.views[_input(group.nodes[0])].flat is not None or node.op.name == "quant.matmul":
+            source = Activation(source.base, (0, 0, 1, 0, 0), source.signed, source.zero)
+        signed = _int(requantize.output).signed
+        output = Activation(output.base, output.strides, signed, output.zero)
+        low, high = _clamp(requantize)
+        buffers = {}
+        size = self._sizes(group)
+        for store in self.machine.tiers[0]:
+            at = self.regions[store.name].base
+            for x in self._held(store):
+                buffers[x] = Buffers(at, store.copies, size[x])
+                at += store.copies * size[x]
+        tiles = {d: t[0] for d, t in mapping.tiles.items()}
+        contraction = Contraction(
+            layer,
+            tiles,
+            mapping.orders[0],
+            source,
+            Packed(weights, zero=0),
+            output,
+            table=line,
+            low=low,
+            high=high,
+            partial=self.partial,
+            residual=self._residual(group, requantize, add) if add is not None else None,
+            weight_bits=layer.bits[0],
+        )
+        visits = math.prod(-(-e[d] // tiles[d]) for d in ("N", "G", "K", "P", "Q"))
+        if any(tiles[d] < e[d] for d in ("C", "R", "S")):
+            self.spill = max(self.spill, visits * buffers["O"].size)
+        emit(contraction, buffers, places, to)
+
+    def _table(self, dram: int, length: int, to: Writer) -> int:
+        """Load a table of requantisation; its local line."""
+        local = self.regions["table"].base
+        to.emit("loadc", Queue.LOAD, stream=TABLES, dram=dram, local=local, count=length, packed=length)
+        to.wait(Queue.STORE, Queue.LOAD, to.send(Queue.LOAD, Queue.STORE))
+        return int(local) // LINE
+
+    def _residual(self, group: Group, requantize: Node, add: Node) -> Residual:
+        a, b = add.inputs
+        other, mine, theirs = (b, "a", "b") if a is requantize.output else (a, "b", "a")
+        assert other is not None
+        low, high = _clamp(add)
+        mine_at, theirs_at = self._activation(group.output), self._activation(other)
+        if mine_at.strides != theirs_at.strides:
+            raise error("IG0585", f"a sum with a part of a tensor, `{other.name or other.type}`")
+        return Residual(
+            base=theirs_at.base,
+            signed=theirs_at.signed,
+            a_multiplier=add.attr(f"{mine}_multiplier"),
+            b_multiplier=add.attr(f"{theirs}_multiplier"),
+            shift=add.attr("shift"),
+            a_zero=add.attr(f"{mine}_zero"),
+            b_zero=add.attr(f"{theirs}_zero"),
+            zero=add.attr("zero"),
+            low=low,
+            high=high,
+        )
+
+
+_NOWHERE = Activation(0, (0, 0, 1, 0, 0))
+
+
+def _grouped(a: Activation, channels: int) -> Activation:
+    """With the step from group to group, which are as many channels."""
+    n, _, c, h, w = a.strides
+    return Activation(a.base, (n, channels, c, h, w), a.signed, a.zero)
+
+
+def _dense(v: Value) -> _View:
+    c, h, w = (*_shape(v)[1:], 1, 1)[:3]
+    return _View(v, 0, c, (c, h, w))
+
+
+def _shape(v: Value) -> tuple[int, ...]:
+    """Extents, which are known: `groups.py` takes no others."""
+    return tuple(d for d in v.type.shape if isinstance(d, int))
+
+
+def _int(v: Value) -> Int:
+    assert isinstance(v.type, Type) and isinstance(v.type.elem, Int)
+    return v.type.elem
+
+
+def _input(node: Node) -> Value:
+    v = node.inputs[0]
+    assert v is not None
+    return v
+
+
+def _name(node: Node) -> str:
+    return node.loc.sources[0] if node.loc is not None and node.loc.sources else node.op.name
+
+
+def _array(v: Value | None) -> Any:
+    assert v is not None and v.node is not None and v.node.constant is not None
+    return np.asarray(v.node.constant.array)
+
+
+def _bias(node: Node) -> Any:
+    return _array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0
+
+
+def _bits(layer: Layer, node: Node) -> Layer:
+    """The layer with the bits in which its weights are stored: 2, 4 or 8."""
+    from dataclasses import replace
+
+    w = node.inputs[1]
+    assert w is not None
+    stored = next(b for b in (2, 4, 8) if _int(w).bits <= b)
+    return replace(layer, bits=(stored, *layer.bits[1:]))
+
+
+def _clamp(node: Node) -> tuple[int, int]:
+    least, most = _int(node.output).range
+    low, high = node.attr("low"), node.attr("high")
+    return least if low is None else low, most if high is None else high

@@ -1,0 +1,100 @@
+"""A compiled graph: programs of the accelerator, and what the host does before, between and after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir.graph import Graph, Node, Value
+from ...ir.interpret import run_node
+from .emit.groups import Stage, stages
+from .emit.network import Map, Program, Tensor, program_of
+from .hierarchy import Hierarchy
+from .simulate.functional import simulate
+
+__all__ = ["Executable", "emitted", "run_program"]
+
+
+@dataclass(frozen=True)
+class Executable:
+    """The stages of a graph in order; `programs[i]` is None where stage i is the host's."""
+
+    graph: Graph
+    stages: tuple[Stage, ...]
+    borders: tuple[tuple[tuple[Value, ...], tuple[Value, ...]], ...]
+    programs: tuple[Program | None, ...]
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        """Outputs of the graph, the accelerator's part bit for bit as its programs compute it."""
+        known: dict[Value, Any] = dict(zip(self.graph.inputs, arrays, strict=True))
+        for stage, (inputs, outputs), program in zip(self.stages, self.borders, self.programs, strict=True):
+            if program is None:
+                for node in stage.nodes:
+                    _host(node, known)
+                continue
+            found = run_program(program, [known[v] for v in inputs])
+            known.update(zip(outputs, found, strict=True))
+        return [_value(v, known) for v in self.graph.outputs]
+
+
+def emitted(graph: Graph, machine: Hierarchy, find: Map) -> Executable:
+    """Emit what of the graph the machine runs; the host does the rest."""
+    parts = stages(graph)
+    borders: list[tuple[tuple[Value, ...], tuple[Value, ...]]] = []
+    programs: list[Program | None] = []
+    for number, stage in enumerate(parts):
+        if not stage.groups:
+            borders.append(((), ()))
+            programs.append(None)
+            continue
+        inputs, outputs = _border(graph, parts, number)
+        borders.append((inputs, outputs))
+        programs.append(program_of(stage, inputs, outputs, machine, find))
+    return Executable(graph, tuple(parts), tuple(borders), tuple(programs))
+
+
+def _border(graph: Graph, parts: Sequence[Stage], number: int) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """What a stage takes from the others and what they (or the caller) take from it."""
+    mine = [n for g in parts[number].groups for n in g.nodes]
+    made = {v for n in mine for v in n.outputs}
+    inputs = dict.fromkeys(v for n in mine for v in n.inputs if v is not None and v not in made and not _constant(v))
+    others = [
+        n for i, p in enumerate(parts) if i != number for n in (*p.nodes, *(n for g in p.groups for n in g.nodes))
+    ]
+    wanted = {v for n in others for v in n.inputs} | set(graph.outputs)
+    return tuple(inputs), tuple(v for n in mine for v in n.outputs if v in wanted)
+
+
+def run_program(program: Program, arrays: Sequence[Any]) -> list[Any]:
+    """One run on the functional simulator; arrays in the graph's layout, codes of 8 bits."""
+    dram = np.zeros(program.dram, np.uint8)
+    dram[: len(program.constants)] = np.frombuffer(program.constants, np.uint8)
+    for tensor, array in zip(program.inputs, arrays, strict=True):
+        data = np.moveaxis(np.asarray(array).reshape(tensor.shape), 1, -1)
+        raw = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+        dram[tensor.base : tensor.base + len(raw)] = raw
+    simulate(program.queues, dram, program.local)
+    return [_taken(dram, t) for t in program.outputs]
+
+
+def _taken(dram: Any, t: Tensor) -> Any:
+    n, c, *spatial = t.shape
+    size = n * c * int(np.prod(spatial, dtype=int))
+    raw = dram[t.base : t.base + size].view(np.int8 if t.signed else np.uint8)
+    return np.ascontiguousarray(np.moveaxis(raw.reshape(n, *spatial, c), -1, 1))
+
+
+def _host(node: Node, known: dict[Value, Any]) -> None:
+    found = run_node(node, [None if v is None else _value(v, known) for v in node.inputs], {})
+    known.update(zip(node.outputs, found, strict=True))
+
+
+def _value(v: Value, known: Mapping[Value, Any]) -> Any:
+    return v.node.constant.array if _constant(v) and v.node is not None and v.node.constant is not None else known[v]
+
+
+def _constant(v: Value) -> bool:
+    return v.node is not None and v.node.constant is not None

@@ -1,0 +1,1 @@
+"""What the accelerator executes: sixteen instructions, their bytes and their text."""

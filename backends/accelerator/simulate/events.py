@@ -1,0 +1,235 @@
+"""How long a program takes and what it moves: its instructions as events on queues, the array and the DRAM port.
+
+Every queue runs in order; an instruction starts when its tokens are there and its resource is free. DRAM serves loads
+and stores one after the other. Times are cycles of the machine. Accesses are counted as instructions are executed, and
+are those of `counting.py` exactly; its time is the same model with tiles of average size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....ir.diagnostics import error
+from ..emit.network import Program
+from ..hierarchy import Dataflow, Hierarchy, Rates
+from ..isa.instructions import Instruction, Queue
+from ..layer import DIMS, OPERANDS, Layer
+from ..mapping import Mapping as LayerMapping
+from .inner import Inside, array_of, cycles_of_tile
+from .queues import Core
+
+__all__ = ["Bar", "Outcome", "chrome_trace", "simulate_layer", "simulate_program"]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One instruction in time."""
+
+    queue: Queue
+    op: str
+    start: float
+    stop: float
+
+
+@dataclass
+class Outcome:
+    """Cycles in all; busy cycles of the array and of DRAM; accesses by (memory, operand, read | write); the bars."""
+
+    cycles: float = 0.0
+    array: float = 0.0
+    dram: float = 0.0
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    bars: list[Bar] = field(default_factory=list)
+
+
+def simulate_layer(
+    program: Mapping[Queue, Sequence[Instruction]],
+    layer: Layer | None,
+    mapping: LayerMapping | None,
+    machine: Hierarchy,
+    rates: Rates,
+    flow: Dataflow | None,
+    lanes: float = 16.0,
+) -> Outcome:
+    """Run the program of one layer; without a mapping it is vector work, of `lanes` operations a cycle.
+
+    Raises IG0584 when its queues wait for each other.
+    """
+    return _Events(program, layer, mapping, machine, rates, flow, lanes).run()
+
+
+def simulate_program(
+    program: Program, machine: Hierarchy, rates: Callable[[Layer], Rates], lanes: float = 16.0
+) -> list[Outcome]:
+    """Each layer of a program by itself, as they meet at syncs; registers keep what they have from one to the next."""
+    found = []
+    registers: dict[Queue, dict[str, int]] = {q: {} for q in Queue}
+    for piece in program.pieces:
+        part = {q: program.queues[q][piece.start[q] : piece.stop[q]] for q in Queue}
+        flow, known = None, Rates()
+        if piece.layer is not None and piece.mapping is not None:
+            flow = next(f for f in machine.dataflows if f.name == piece.mapping.dataflow)
+            known = rates(piece.layer)
+        events = _Events(part, piece.layer, piece.mapping, machine, known, flow, lanes)
+        for q, core in events.cores.items():
+            core.registers.update(registers[q])
+        found.append(events.run())
+        registers = {q: core.registers for q, core in events.cores.items()}
+    return found
+
+
+def chrome_trace(program: Program, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The run as a Chrome trace (about:tracing, Perfetto): a row for each queue, one microsecond a cycle."""
+    events: list[dict[str, Any]] = [
+        {"name": "thread_name", "ph": "M", "pid": 0, "tid": q.value, "args": {"name": q.name.lower()}} for q in Queue
+    ]
+    at = 0.0
+    for piece, outcome in zip(program.pieces, outcomes, strict=True):
+        layer = {"name": piece.name, "ph": "X", "pid": 1, "tid": 0, "ts": at, "dur": outcome.cycles}
+        events.append(layer)
+        for bar in outcome.bars:
+            row = {"pid": 0, "tid": bar.queue.value, "ts": at + bar.start, "dur": bar.stop - bar.start}
+            events.append({"name": bar.op, "ph": "X", **row})
+        at += outcome.cycles
+    return {"traceEvents": events, "displayTimeUnit": "ns"}
+
+
+class _Events:
+    def __init__(
+        self,
+        program: Mapping[Queue, Sequence[Instruction]],
+        layer: Layer | None,
+        mapping: LayerMapping | None,
+        machine: Hierarchy,
+        rates: Rates,
+        flow: Dataflow | None,
+        lanes: float,
+    ) -> None:
+        self.cores = {q: Core(q, program.get(q, ())) for q in Queue}
+        self.layer, self.machine, self.rates, self.lanes = layer, machine, rates, lanes
+        self.fill = flow.fill if flow is not None else 0
+        self.inside = None if layer is None or mapping is None else Inside(array_of(layer, mapping, machine))
+        self.first = {x: self._home(x) for x in OPERANDS}
+        self.out = Outcome()
+        self.ready = dict.fromkeys(Queue, 0.0)
+        self.port = float(machine.latency)
+        self.tokens: dict[tuple[Queue, Queue], list[float]] = {(a, b): [] for a in Queue for b in Queue}
+        self.pending: dict[tuple[str, str], float] = {}  # bits that the first tier exchanged with DRAM
+
+    def _home(self, x: str) -> str:
+        """The memory that a tile of the first tier comes from and goes to, other than DRAM."""
+        return next((s.name for s in self.machine.tiers[0] if x in s.holds), "")
+
+    def run(self) -> Outcome:
+        while True:
+            # who became ready first goes first, also where both wait for DRAM; at the same time, the store
+            found = [(*times, -q.value) for q in Queue if (times := self._start(q)) is not None]
+            if not found:
+                break
+            start, _, number = min(found)
+            self._step(Queue(-number), start)
+        if any(not c.done for c in self.cores.values()):
+            raise error(
+                "IG0584", "the program is stuck: its queues wait for each other", hint="compile the model again"
+            )
+        self.out.cycles = max((b.stop for b in self.out.bars), default=0.0)
+        return self.out
+
+    def _start(self, q: Queue) -> tuple[float, float] | None:
+        """When the next instruction of a queue can start, and since when it is ready; None while it lacks a token."""
+        core = self.cores[q]
+        if core.done:
+            return None
+        one, start = core.program[core.at], self.ready[q]
+        for flag, sender in ((one.wait_preceding, q.preceding), (one.wait_following, q.following)):
+            if flag:
+                if not self.tokens[sender, q]:
+                    return None
+                start = max(start, self.tokens[sender, q][0])
+        moves = one.op in ("load", "loadc", "store", "req")
+        return max(start, self.port) if moves else start, start
+
+    def _step(self, q: Queue, start: float) -> None:
+        core = self.cores[q]
+        one = core.program[core.at]
+        for flag, sender in ((one.wait_preceding, q.preceding), (one.wait_following, q.following)):
+            if flag:
+                self.tokens[sender, q].pop(0)
+        core.control(one)
+        stop = start
+        if one.op in ("load", "loadc", "store", "req"):
+            stop = start + self._move(one)
+            self.port = stop
+            self.out.dram += stop - start
+        elif one.op in ("vec", "lut", "pwl", "red"):
+            stop = start + self._vector(one) / self.lanes
+            self.out.array += stop - start
+        elif one.op in ("conv", "dwconv", "gemm"):
+            stop = start + self._work(one)
+            self.out.array += stop - start
+        if stop > start:
+            self.out.bars.append(Bar(q, one.op, start, stop))
+        self.ready[q] = stop
+        if one.send_preceding:
+            self.tokens[q, q.preceding].append(stop)
+        if one.send_following:
+            self.tokens[q, q.following].append(stop)
+
+    def _move(self, one: Instruction) -> float:
+        """Cycles that a transfer keeps the port busy."""
+        s, outer, bits = one["stream"], self.machine.outer.name, self.rates.bits
+        counts, acc = self.out.counts, self.rates.accumulator
+        if one.op == "req":
+            n = one["rows"] * one["columns"] * one["count"]
+            counts[outer, "O", "write"] += n
+            self._first("O", "read", n, acc)
+            return n * bits["O"] / self.machine.outer.writing
+        if one.op == "store":
+            n = one["rows"] * one["columns"] * one["bytes"] // 4
+            counts[outer, "O", "write"] += n
+            self._first("O", "read", n, acc)
+            return n * acc / self.machine.outer.writing
+        if s == 3:  # partial sums come back
+            n = one["count"] // 4
+            counts[outer, "O", "read"] += n
+            self._first("O", "write", n, acc)
+            return n * acc / self.machine.outer.reading
+        if s == 2:  # a table: no operand of the product
+            return one.fields.get("packed", 0) * 8 / self.machine.outer.reading
+        x = "WI"[s]
+        stored = self.layer.bits[s] if self.layer is not None else 8
+        n = one["count"] * 8 // stored if one.op == "loadc" else one["rows"] * one["columns"] * one["bytes"]
+        counts[outer, x, "read"] += n
+        self._first(x, "write", n, bits[x])
+        return n * bits[x] / self.machine.outer.reading
+
+    def _vector(self, one: Instruction) -> int:
+        """Operations of vector work: one an element, one an element of each window."""
+        if one.op != "red":
+            return one["count"]
+        r = self.cores[Queue.COMPUTE].registers
+        return one["p"] * one["q"] * one["c"] * r["kernel_h"] * r["kernel_w"]
+
+    def _first(self, x: str, what: str, n: int, bits: float) -> None:
+        """Traffic of a memory of the first tier with DRAM."""
+        if name := self.first[x]:
+            self.out.counts[name, x, what] += n
+            self.pending[name, what] = self.pending.get((name, what), 0.0) + n * bits
+
+    def _work(self, one: Instruction) -> float:
+        """Cycles of a tile: the array, or a memory that cannot keep up."""
+        r = self.cores[Queue.COMPUTE].registers
+        extents = {
+            "N": r["images"], "G": r["groups"], "K": one.fields.get("k", 1), "C": one.fields.get("c", 1),
+            "P": one["p"], "Q": one["q"], "R": r["kernel_h"], "S": r["kernel_w"],
+        }  # fmt: skip
+        fresh = frozenset(x for i, x in enumerate("WIO") if r["fresh"] >> i & 1)
+        assert self.inside is not None, "a product without a mapping"
+        work = self.inside.run({d: extents[d] for d in DIMS}, fresh, not one["more"])
+        self.out.counts.update(work.counts)
+        cycles = cycles_of_tile(work, self.pending, self.machine, self.rates, self.fill)
+        self.pending.clear()
+        return cycles
