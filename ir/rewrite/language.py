@@ -174,8 +174,17 @@ def short_names() -> dict[str, list[Op]]:
 
 
 def find_op(name: str) -> Op | list[Op]:
-    """The op of a full or short name, or the ops among which the short name leaves a choice (none: unknown)."""
+    """The op of a full or short name, or the ops among which the short name leaves a choice (none: unknown).
+
+    Where several dialects have an op of that name, it is the one of `PLAIN`: the others imitate them on other numbers.
+    """
     if name in OPS:
         return OPS[name]
     found = short_names().get(name, [])
+    if len(found) > 1:
+        found = [op for op in found if op.dialect in PLAIN] or found
     return found[0] if len(found) == 1 else found
+
+
+PLAIN = ("math", "nn", "shape")
+"""Dialects whose ops have the first claim on short names."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from ..constants import Constant
@@ -89,8 +92,8 @@ def _cipher(found: Parametric, shape: tuple[Extent, ...]) -> Cipher:
     scheme = given.positional("scheme")
     if not isinstance(scheme, Named):
         raise Fault("IG0308", "`cipher` begins with its scheme, such as ckks", found.pos, len(found.name))
-    level, scale, packing = given.integer("level"), given.number("scale"), given.string("packing")
-    return given.done(Cipher, shape, packing, level, scale, scheme.name)
+    level, scale, packing = given.integer("level"), given.exponent("scale"), given.string("packing")
+    return given.done(Cipher, shape, packing, level, scale, scheme.name, given.integer("size", 2))
 
 
 def _layout(found: syntax.Layout) -> Layout:
@@ -183,6 +186,16 @@ class _Parameters:
         if isinstance(found, Literal) and type(found.value) is str:
             return found.value
         raise self.fault(f"wants a string as `{name}`")
+
+    def exponent(self, name: str) -> Fraction:
+        """The exponent of `2^40`, or of `"2^81/2"` where it is a fraction."""
+        found = self.take(name, _REQUIRED)
+        value: Any = found.value if isinstance(found, Literal) else None
+        if type(value) is float and math.isfinite(value) and math.frexp(value)[0] == 0.5:
+            return Fraction(math.frexp(value)[1] - 1)
+        if type(value) is str and (m := re.fullmatch(r"2\^(-?[0-9]{1,30})/([1-9][0-9]{0,29})", value)):
+            return Fraction(int(m[1]), int(m[2]))
+        raise self.fault(f'wants a power of two as `{name}`, such as 2^40 or "2^81/2"')
 
     def done(self, make: Callable[..., Any], *values: Any) -> Any:
         """The element or type of all parameters; none may be left over."""

@@ -208,7 +208,8 @@ def test_ill_formed_graphs_can_be_printed() -> None:
         'q<i4, bf16, scale=0.1, zero=-8, axis=1, group=32>[4, 64]{nm 2:4 axis=1} in "l2 cache"',
         "sign<f32, scale=1.0>[3]{block 1x4x2}",
         "pow2<4, f64, bias=-2>[3]{channels axis=0 kept=[]}",
-        'cipher<ckks, level=3, scale=1.5, packing="a \\"b\\"">[N, 2]',
+        'cipher<ckks, level=3, scale="2^3/2", packing="a \\"b\\"">[N, 2]',
+        'cipher<ckks, level=3, scale=2^-40, packing="", size=3>[N, 2]',
         "q<f8e5m2, f32, scale=1e-05, zero=inf>[2]",
     ],
 )

@@ -38,7 +38,13 @@ layouts = st.one_of(
 shapes = st.lists(st.one_of(st.integers(0, 9), st.sampled_from([dim("N"), 2 * dim("N") + 1])), max_size=4).map(tuple)
 tensors = st.builds(Tensor, shapes, elems, layouts, st.text(max_size=3))
 ciphers = st.builds(
-    Cipher, shapes, st.text(max_size=3), st.integers(0, 30), st.floats(1e-300, 1e300), st.sampled_from(["ckks", "bfv"])
+    Cipher,
+    shapes,
+    st.text(max_size=3),
+    st.integers(0, 30),
+    st.fractions(-1000, 1000),
+    st.sampled_from(["ckks", "bfv"]),
+    st.sampled_from([2, 3]),
 )
 types = st.one_of(tensors, ciphers)
 
@@ -96,9 +102,9 @@ def test_scales_are_constants_compared_by_name_and_content() -> None:
         lambda: elem_named("float"),
         lambda: elem_of(np.complex64),
         lambda: elem_of("U3"),
-        lambda: Cipher((), "", 1, 0.0),
-        lambda: Cipher((), "", 1, float("inf")),
-        lambda: Cipher((), "", 1, float("nan")),
+        lambda: Cipher((), "", 1, 1001),
+        lambda: Cipher((), "", -1, 40),
+        lambda: Cipher((), "", 1, 40, size=4),
         lambda: Tensor((2,), "tensor"),
         lambda: Tensor((-1,), "f32"),
     ],

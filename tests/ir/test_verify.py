@@ -46,7 +46,7 @@ def body(type: Any = F4, read: Value | None = None) -> Graph:
 
 
 x, y, short, whole = value(), value(name="y"), value(F3, "s"), value(I4, "i")
-cipher = value(Cipher((4,), "row", 3, 2.0**40))
+cipher = value(Cipher((4,), "row", 3, 40))
 relu = node("math.relu", x)
 after = node("math.relu", relu.output)
 

@@ -1,0 +1,208 @@
+"""What a circuit costs, before it runs: engine operations by level, rotation keys with their levels, seconds, bytes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ...ir import diagonals
+from ...ir.diagnostics import error
+from ...ir.graph import Node
+from ...ir.types import Cipher
+from .engine import Composed, Meta
+from .execute import Circuit, layer_of
+from .monic import monic
+from .parameters import KeyManifest, Parameters
+
+__all__ = ["Count", "Seconds", "check_keys", "count", "manifest", "node_count", "peak_bytes", "seconds"]
+
+Operation = tuple[str, int]  # a method of Engine, and the level of its operand
+
+
+@dataclass(frozen=True)
+class Count:
+    """Operations by kind and level, and rotation steps with the highest level at which each is made."""
+
+    operations: Counter[Operation]
+    steps: dict[int, int]
+
+    def total(self, kind: str) -> int:
+        return sum(n for (name, _), n in self.operations.items() if name == kind)
+
+
+def node_count(circuit: Circuit, node: Node) -> Count:
+    """Of one node, macros taken apart."""
+    name = node.op.name.removeprefix("he.")
+    t = node.inputs[0].type if node.inputs and node.inputs[0] is not None else None
+    level = t.level if isinstance(t, Cipher) else 0
+    done: Counter[Operation] = Counter()
+    steps: dict[int, int] = {}
+    if name in ("linear", "repack"):
+        plan, found, _ = layer_of(circuit, node)
+        made = diagonals.Counter()
+        diagonals.run_plan(made, False, plan, found.entries)
+        folds = len(plan.folds)
+        done["rotate", level] = sum(made.before.values())
+        done["rotate", level - 1] = sum(made.after.values())
+        done["mul_plain", level] = made.products
+        done["add", level] = made.additions - folds
+        done["add", level - 1] = folds
+        done["rescale", level] = 1
+        done["add_plain", level - 1] = int(len(node.inputs) > 2)
+        steps = {s: level - 1 for s in made.after} | {s: level for s in made.before}
+    elif name in ("polynomial", "monic"):
+        assert isinstance(t, Cipher)
+        tally = _Tally(Parameters(1 << 12, (40,) * (level + 1), (50,), 40, insecure=True))
+        x = Meta(level, Fraction(1 << 40))
+        if name == "monic":
+            monic(tally, x, node.attr("coeffs"), tally.encode)  # type: ignore[arg-type]
+        else:
+            tally.poly(x, node.attr("coeffs"), Fraction(1 << 40))
+        done = tally.done
+    else:
+        done[{"add_ct": "add", "sub_ct": "sub", "mul_ct": "mul", "negate": "neg"}.get(name, name), level] = 1
+        if name == "rotate":
+            steps = {node.attr("step"): level}
+    return Count(+done, steps)
+
+
+class _Tally(Composed):
+    """An engine whose ciphertexts are what is publicly known of them: it computes nothing and counts."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters, self.done = parameters, Counter[Operation]()
+
+    def _did(self, op: str, x: Meta, scale: Fraction | None = None, size: int = 2, level: int | None = None) -> Meta:
+        self.done[op, x.level] += 1
+        return Meta(x.level if level is None else level, x.scale if scale is None else scale, size)
+
+    def meta(self, x: Meta) -> Meta:
+        return x
+
+    def encode(self, values: object, level: int, scale: Fraction) -> Meta:
+        return Meta(level, scale)
+
+    def add(self, x: Meta, y: Meta) -> Meta:
+        return self._did("add", x)
+
+    def add_plain(self, x: Meta, plain: Meta) -> Meta:
+        return self._did("add_plain", x)
+
+    def mul_plain(self, x: Meta, plain: Meta) -> Meta:
+        return self._did("mul_plain", x, x.scale * plain.scale)
+
+    def mul(self, x: Meta, y: Meta) -> Meta:
+        return self._did("mul", x, x.scale * y.scale, 3)
+
+    def square(self, x: Meta) -> Meta:
+        return self._did("square", x, x.scale * x.scale, 3)
+
+    def relin(self, x: Meta) -> Meta:
+        return self._did("relin", x)
+
+    def rescale(self, x: Meta) -> Meta:
+        return self._did("rescale", x, x.scale / self.parameters.primes[x.level], level=x.level - 1)
+
+    def drop(self, x: Meta, level: int) -> Meta:
+        return Meta(level, x.scale, x.size)
+
+
+def count(circuit: Circuit) -> Count:
+    """Of the whole circuit."""
+    done: Counter[Operation] = Counter()
+    steps: dict[int, int] = {}
+    for node in circuit.graph.nodes:
+        if node.constant is None:
+            one = node_count(circuit, node)
+            done.update(one.operations)
+            for step, level in one.steps.items():
+                steps[step] = max(level, steps.get(step, 0))
+    return Count(done, steps)
+
+
+def manifest(of: Count) -> KeyManifest:
+    """The evaluation keys that these operations need, each at the highest level where it is used."""
+    relins = [level for name, level in of.operations if name == "relin"]
+    return KeyManifest.of(of.steps, relin=max(relins, default=None))
+
+
+def check_keys(circuit: Circuit, keys: KeyManifest) -> None:
+    """IG0545 for the first rotation or relinearisation whose key the manifest lacks, or has for lower levels only."""
+    have = keys.steps
+    for node in circuit.graph.nodes:
+        if node.constant is not None:
+            continue
+        one = node_count(circuit, node)
+        for step, level in one.steps.items():
+            if have.get(step, -1) < level:
+                why = f"the manifest has it up to level {have[step]}" if step in have else "the manifest lacks it"
+                what = f"`{node.op.name}` rotates by {step} at level {level}: {why}"
+                raise error("IG0545", what, hint="compile the model again: program and keys do not belong together")
+        for (name, level), _ in one.operations.items():
+            if name == "relin" and (keys.relin is None or keys.relin < level):
+                raise error(
+                    "IG0545", f"`{node.op.name}` relinearises at level {level} without a key", hint="compile again"
+                )
+
+
+# --- time and memory --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Predicted CPU seconds of a forward pass (plaintexts encoded already), and where the figures are from."""
+
+    total: float
+    source: str
+
+
+def seconds(of: Count, parameters: Parameters, engine: str) -> Seconds:
+    """By the figures of this machine where `intaglio he calibrate` has measured them, else by a rule of thumb."""
+    from . import calibrate
+
+    try:
+        costs = calibrate.read("seal" if engine == "sim" else engine, parameters.ring_degree)
+    except Exception:
+        costs = None
+    if costs is not None:
+        try:
+            return Seconds(sum(n * costs.cost(name, level) for (name, level), n in of.operations.items()), "calibrated")
+        except Exception:
+            pass
+    return Seconds(
+        sum(n * _thumb(name, level, parameters) for (name, level), n in of.operations.items()), "rule of thumb"
+    )
+
+
+def _thumb(name: str, level: int, parameters: Parameters) -> float:
+    """Measured on one AVX-512 core with SEAL, N = 2^15: a rotation 212, 63, 9.9 ms at 19, 9, 3 primes."""
+    primes, special = level + 1, len(parameters.special_bits)
+    size = parameters.ring_degree / (1 << 15) * math.log2(parameters.ring_degree) / 15
+    digits = -(-primes // special)
+    switch = size * 0.55e-3 * digits * (primes + special)
+    light = size * 0.12e-3 * primes
+    if name == "bootstrap":
+        return 14.0 * parameters.ring_degree / (1 << 16)
+    return {
+        "rotate": switch,
+        "relin": switch,
+        "conjugate": switch,
+        "rescale": 6 * light,
+        "mul": 3 * light,
+        "square": 2 * light,
+    }.get(name, light)
+
+
+def peak_bytes(circuit: Circuit, parameters: Parameters, keys: KeyManifest) -> int:
+    """Keys, the ciphertexts alive at once, and the encoded diagonals of one layer: what the schedule holds at most."""
+    most = 0
+    for node in circuit.graph.nodes:
+        if node.op.name in ("he.linear", "he.repack"):
+            t = node.inputs[0].type  # type: ignore[union-attr]
+            assert isinstance(t, Cipher)
+            plan, found, _ = layer_of(circuit, node)
+            one = parameters.ciphertext_bytes(t.level)
+            most = max(most, one * (len(plan.baby_offsets) + len(plan.giants) + 3) + len(found) * one // 2)
+    return most + keys.bytes(parameters)

@@ -1,0 +1,55 @@
+"""The gate: is a circuit accurate on real samples, and does everything fit below the modulus? Asked of `sim`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir.diagnostics import error
+from . import layouts, noise
+from .execute import Circuit, execute
+from .interface import Interface
+from .owner import local
+
+__all__ = ["Accuracy", "accuracy", "check"]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`bits` of the largest output that are right (six standard deviations and MARGIN bits kept), and `room`: bits
+    between the largest message and what its modulus holds, over all ciphertexts."""
+
+    bits: float
+    room: float
+
+
+def accuracy(circuit: Circuit, interface: Interface, samples: Iterable[Any]) -> Accuracy:
+    """The worst over samples, each an array of the input's shape."""
+    bits = room = math.inf
+    sides = local("sim", interface.parameters, interface.manifest)
+    for sample in samples:
+        (given,), (out,) = interface.inputs, interface.outputs
+        (values,) = layouts.pack(given.layout, sample, interface.parameters.slots)
+        meta = given.ciphertexts[0]
+        (y,) = execute(circuit, sides.engine, [sides.encrypt(values, meta.level, meta.scale)])
+        largest = float(np.abs(layouts.unpack(out.layout, out.shape, [sides.decrypt(y)])).max())
+        bits = min(bits, math.log2(max(largest, 1e-300) / noise.bound(y.variance)))
+        room = min(room, sides.engine.room)  # type: ignore[attr-defined]
+    return Accuracy(bits, room)
+
+
+def check(circuit: Circuit, interface: Interface, samples: Iterable[Any], bits: float = 8.0) -> Accuracy:
+    """The accuracy; IG0551 when fewer than `bits` are right, or when less than MARGIN bits of room are left."""
+    found = accuracy(circuit, interface, samples)
+    if found.room < noise.MARGIN:
+        what = f"values come within {found.room:.1f} bits of what a ciphertext holds"
+        hint = "scale the model's values down: fine-tune with the range penalty, or normalise before activations"
+        raise error("IG0551", what, hint=hint)
+    if found.bits < bits:
+        hint = "a larger scale (he:scale=...), or a larger ring"
+        raise error("IG0551", f"{found.bits:.1f} bits of the output are right, {bits:g} are needed", hint=hint)
+    return found

@@ -1,0 +1,75 @@
+"""The noise of CKKS: the variance of the error in every slot of every ciphertext.
+
+The errors of different slots are treated as independent, those that an operation adds as normal with the variances of
+Costache, Curtis, Hales, Murphy, Ogilvie and Player, "On the precision loss in approximate homomorphic encryption" (SAC
+2023): a polynomial error with coefficients of variance V has slots of variance N V. All figures are in the units of the
+message. `MARGIN` bits are kept between what is predicted and what a program may need.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .parameters import Parameters
+
+__all__ = ["BOOTSTRAP", "MARGIN", "TAIL", "Model", "bound", "log2"]
+
+ERROR = 3.2  # standard deviation of the fresh error's coefficients
+MARGIN = 1.5  # bits
+TAIL = 6.0  # standard deviations: a slot beyond has probability 2e-9
+BOOTSTRAP = 2.0**-20  # error of bootstrapping values of at most 1, measured on Lattigo's at N = 2^16
+
+
+def log2(x: Fraction) -> float:
+    """log2 of a positive rational of any length."""
+    shift = x.numerator.bit_length() - x.denominator.bit_length()
+    return shift + math.log2(x / Fraction(2) ** shift)
+
+
+def bound(variance: Any) -> float:
+    """What no slot's error exceeds, with the margin."""
+    return TAIL * math.sqrt(float(np.max(variance))) * 2.0**MARGIN
+
+
+class Model:
+    """The variance that each operation adds to every slot, in the message's units."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self.n = parameters.ring_degree
+        weight = parameters.hamming_weight
+        self.secret = weight if weight is not None else 2 * self.n / 3  # squared norm of the secret
+        logs = [math.log2(q) for q in parameters.primes]
+        self.log_modulus = [math.fsum(logs[: i + 1]) for i in range(len(logs))]
+        self.log_special = math.fsum(math.log2(p) for p in parameters.special_primes)
+
+    def slot(self, variance: float, scale: Fraction) -> float:
+        """The variance in a slot of an error whose coefficients have this one."""
+        return self.n * variance * 4.0 ** -log2(scale)
+
+    def encoding(self, scale: Fraction) -> float:
+        """Rounding of a plaintext's coefficients."""
+        return self.slot(1 / 12, scale)
+
+    def fresh(self, scale: Fraction) -> float:
+        """Encryption by the public key: e v + e0 + e1 s with ternary v and s, modulo QP and then divided by P (as SEAL
+        and Lattigo do), so that little more than the rounding is left; and the rounding of the encoding."""
+        encryption = ERROR**2 * (1 + self.secret + 2 * self.n / 3) * 4.0**-self.log_special
+        return self.slot(encryption + (1 + self.secret) / 12 + 1 / 12, scale)
+
+    def rescale(self, scale: Fraction) -> float:
+        """Rounding of c0 and c1: coefficients of variance (1 + |s|^2) / 12, at the scale after it."""
+        return self.slot((1 + self.secret) / 12, scale)
+
+    def switch(self, level: int, scale: Fraction) -> float:
+        """Key switching with digits of one or more primes, modulo P, rounded by P."""
+        special = len(self.parameters.special_bits)
+        primes = self.parameters.primes[: level + 1]
+        groups = [primes[i : i + special] for i in range(0, len(primes), special)]
+        log_digit = max(math.fsum(math.log2(q) for q in group) for group in groups)
+        variance = len(groups) * self.n * ERROR**2 / 12 * 4.0 ** min(400.0, log_digit - self.log_special)
+        return self.slot(variance + (1 + self.secret) / 12, scale)

@@ -1,0 +1,43 @@
+"""The search for parameters: the smallest ring that holds the model, as precise as its security allows.
+
+bits of q_0         the scale and ROOM bits for the numbers themselves
+bits of the others  the scale, so that a rescaling gives back what a product took
+special primes      one at least as large as all others; several where an engine takes them: fewer, smaller keys
+"""
+
+from __future__ import annotations
+
+from .parameters import Parameters
+from .security import limit
+
+__all__ = ["ROOM", "parameters"]
+
+ROOM = 10  # log2 of the range of a decrypted number, sign and margin included
+SCALES = range(40, 27, -1)
+LARGEST = 59  # bits of a prime that every engine takes
+SPARSE = "h=192"  # the secret that bootstrapping is made for
+BOOTSTRAP = (
+    (39,) * 3 + (59,) * 8 + (56,) * 4
+)  # primes that only bootstrapping uses (Bossuat et al. 2022, set N16QP1546)
+
+
+def parameters(
+    ring: int, levels: int, *, special: int = 1, scale: int | None = None, bootstrap: bool = False
+) -> Parameters | None:
+    """The most precise secure parameters of that ring with so many levels; None if there are none.
+
+    `special` is the most special primes that the engine takes, 0 for any number: then about a third of the chain.
+    """
+    secret = SPARSE if bootstrap else "ternary"
+    for bits in SCALES if scale is None else (scale,):
+        first = min(bits + ROOM, LARGEST)
+        most = max(1, (levels + 3) // 3) if special == 0 else special
+        for count in range(most, 0, -1):
+            extra = (min(first + 5, LARGEST),) * count
+            own = BOOTSTRAP if bootstrap else ()
+            made = Parameters(ring, (first, *(bits,) * levels), extra, bits, secret, own)
+            allowed = limit(made)
+            total = first + bits * levels + sum(extra) + sum(own)
+            if allowed is not None and total <= allowed and made.log_qp <= allowed:
+                return made
+    return None
