@@ -34,6 +34,7 @@ PASSES: dict[str, str] = {
     "finetune": ".finetune",
     "quantize": ".quantize.quantize",
     "equalize": ".quantize.equalize",
+    "smooth": ".quantize.smooth",
 }
 
 

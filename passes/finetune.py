@@ -1,9 +1,9 @@
 """Fine-tuning for polynomial activations: the network learns to live with them, on training data, by torch.
 
 What is trained are the weights and the coefficients of each polynomial in Hermite's basis of its normalised input
-(HerPN, Park et al. 2022; AESPA): z = (x - mean) / deviation as calibration saw it. The activation turns from the original
-into the polynomial over the first steps; inputs that leave the interval are pulled back by a penalty (PILLAR, 2023); the
-original network, where it has activations of its own, is the teacher (Hinton et al. 2015).
+(HerPN, Park et al. 2022; AESPA): z = (x - mean) / deviation as calibration saw it. The activation turns from the
+original into the polynomial over the first steps; inputs that leave the interval are pulled back by a penalty (PILLAR,
+2023); the original network is the teacher (Hinton et al. 2015).
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def finetune(graph: Graph, options: Finetune, context: Context) -> Graph:
     except ImportError as e:
         raise error("IG0552", f"fine-tuning needs torch: {e}", hint="pip install 'intaglio[torch]'") from None
     if not context.calibration:
-        raise error("IG0552", "fine-tuning needs training data", hint="give them as calibration, with an array `labels`")
+        raise error(
+            "IG0552", "fine-tuning needs training data", hint="give them as calibration, with an array `labels`"
+        )
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise error("IG0552", "fine-tuning takes models of one input and one output")
     name = graph.inputs[0].name
@@ -95,7 +97,10 @@ def _train(network: _Network, x: Any, labels: Any, options: Finetune, torch: Any
             loss = options.penalty * outside
             if kept:
                 loss = loss + kept * functional.kl_div(
-                    functional.log_softmax(out, -1), functional.log_softmax(teacher, -1), log_target=True, reduction="batchmean"
+                    functional.log_softmax(out, -1),
+                    functional.log_softmax(teacher, -1),
+                    log_target=True,
+                    reduction="batchmean",
                 )
             if labels is not None and kept < 1:
                 loss = loss + (1 - kept) * functional.cross_entropy(out, labels[chosen])
@@ -114,8 +119,8 @@ class _Network:
 
     def __init__(self, graph: Graph, torch: Any, degree: int) -> None:
         self.graph, self.torch, self.degree = graph, torch, degree
-        self.constants: dict[Value, Any] = {}
-        self.weights: dict[Value, Any] = {}
+        self.constants: dict[Value | None, Any] = {}
+        self.weights: dict[Value | None, Any] = {}
         self.coeffs: dict[Node, Any] = {}
         self.normal: dict[Node, tuple[float, float]] = {}
         for node in graph.nodes:
@@ -125,7 +130,7 @@ class _Network:
             if node.op.name in ("nn.conv", "nn.matmul", "math.add"):
                 for v in node.inputs[1:] if node.op.name == "nn.conv" else node.inputs:
                     if v in self.constants and self.constants[v].is_floating_point():
-                        self.weights[v] = self.constants[v].clone().requires_grad_()  # type: ignore[index]
+                        self.weights[v] = self.constants[v].clone().requires_grad_()
 
     def run(self, x: Any, share: float, original: bool = False, observe: Any = None) -> tuple[Any, Any]:
         """The output and the range penalty; `share` is that of the polynomials in the activations."""

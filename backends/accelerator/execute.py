@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.interpret import run_node
 from .emit.groups import Stage, stages
 from .emit.network import Map, Program, Tensor, program_of
+from .formats import DENSE, Format
 from .hierarchy import Hierarchy
 from .simulate.functional import simulate
 
@@ -40,8 +42,8 @@ class Executable:
         return [_value(v, known) for v in self.graph.outputs]
 
 
-def emitted(graph: Graph, machine: Hierarchy, find: Map) -> Executable:
-    """Emit what of the graph the machine runs; the host does the rest."""
+def emitted(graph: Graph, machine: Hierarchy, find: Map, form: Format = DENSE) -> Executable:
+    """Emit what of the graph the machine runs; the host does the rest. Sparse weights are stored in `form`."""
     parts = stages(graph)
     borders: list[tuple[tuple[Value, ...], tuple[Value, ...]]] = []
     programs: list[Program | None] = []
@@ -52,7 +54,7 @@ def emitted(graph: Graph, machine: Hierarchy, find: Map) -> Executable:
             continue
         inputs, outputs = _border(graph, parts, number)
         borders.append((inputs, outputs))
-        programs.append(program_of(stage, inputs, outputs, machine, find))
+        programs.append(program_of(stage, inputs, outputs, machine, find, form))
     return Executable(graph, tuple(parts), tuple(borders), tuple(programs))
 
 
@@ -73,7 +75,9 @@ def run_program(program: Program, arrays: Sequence[Any]) -> list[Any]:
     dram = np.zeros(program.dram, np.uint8)
     dram[: len(program.constants)] = np.frombuffer(program.constants, np.uint8)
     for tensor, array in zip(program.inputs, arrays, strict=True):
-        data = np.moveaxis(np.asarray(array).reshape(tensor.shape), 1, -1)
+        data = np.asarray(array).reshape(tensor.shape)
+        if data.ndim == 4:  # channels last
+            data = np.moveaxis(data, 1, -1)
         raw = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
         dram[tensor.base : tensor.base + len(raw)] = raw
     simulate(program.queues, dram, program.local)
@@ -81,10 +85,11 @@ def run_program(program: Program, arrays: Sequence[Any]) -> list[Any]:
 
 
 def _taken(dram: Any, t: Tensor) -> Any:
-    n, c, *spatial = t.shape
-    size = n * c * int(np.prod(spatial, dtype=int))
-    raw = dram[t.base : t.base + size].view(np.int8 if t.signed else np.uint8)
-    return np.ascontiguousarray(np.moveaxis(raw.reshape(n, *spatial, c), -1, 1))
+    raw = dram[t.base : t.base + math.prod(t.shape)].view(np.int8 if t.signed else np.uint8)
+    if len(t.shape) != 4:
+        return raw.reshape(t.shape).copy()
+    n, c, h, w = t.shape
+    return np.ascontiguousarray(np.moveaxis(raw.reshape(n, h, w, c), -1, 1))
 
 
 def _host(node: Node, known: dict[Value, Any]) -> None:

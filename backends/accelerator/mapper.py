@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.diagnostics import IntaglioError, error
 from .bounds import Inner, least_of, outer_bounds
 from .cost import Cost, energy_of, evaluate, fits, latency_of, needed
 from .counting import Block, Order
-from .hierarchy import Hierarchy, Rates, Store
+from .hierarchy import Hierarchy, Rates
 from .layer import DIMS, Layer
 from .mapping import Certificate, Mapping
+from .refusal import refusal
 from .space import Space, unrollings
 from .tiling import Array
 
@@ -73,7 +73,7 @@ def search(layer: Layer, machine: Hierarchy, rates: Rates, objective: str = "edp
         else:
             _search_space(space, inner, rates, state)
     if not state.front:
-        raise _infeasible(layer, machine, rates)
+        raise refusal(layer, machine, rates)
     return state.result()
 
 
@@ -124,7 +124,7 @@ def _take_orders(
     bounds: tuple[Array, Array, Array],
 ) -> None:
     """Evaluate outer tiles with some of the outermost orders, as far as their bounds are of use."""
-    filling, inside, cycles = (b[np.ix_(some, part)] for b in bounds)
+    filling, inside, cycles = (b[list(some)][:, part] for b in bounds)
     room = state.room(cycles) - filling  # what energy inside may be, to be of use
     alive = ((inside < room) & (inner.energy[0] < room)).any(0)
     if not alive.all():
@@ -299,48 +299,3 @@ def _candidate(
 ) -> _Candidate:
     entry = {d: int(np.broadcast_to(e, energy.shape)[i]) for d, e in entries.items()}
     return _Candidate(float(energy[i]), float(cycles[i]), space, orders, entry)
-
-
-# --- nothing fits -----------------------------------------------------------------------------------------------------
-
-
-def _infeasible(layer: Layer, machine: Hierarchy, rates: Rates) -> IntaglioError:
-    """The memory that is too small for the smallest tile, and by how much."""
-    tried = []
-    for flow in machine.dataflows:
-        for unrolling in unrollings(layer, flow, machine):
-            space = Space(layer, machine, flow, unrolling)
-            index = {d: np.zeros(1, np.int64) for d in DIMS}
-            block = Block(machine, rates, flow.held, space.chains, index)
-            lacks, worst = [], 0.0
-            for level, stores in enumerate((*machine.tiers, machine.element)):
-                shared = level < len(machine.tiers)
-                at = level if shared else block.chains.levels - 1
-                for store in stores:
-                    holds = store.holds if shared else store.holds & flow.held
-                    want = float(np.max(needed(block, store, at, holds))) if holds else 0.0
-                    if want > store.capacity:
-                        lacks.append(_lack(block, store, at, holds))
-                        worst = max(worst, want / store.capacity)
-            if lacks:
-                tried.append((worst, "; ".join(lacks), flow.name, unrolling))
-    if not tried:
-        return error("IG0531", f"`{layer.name}` has no mapping on {machine.name}: no dataflow unrolls any of its loops")
-    _, text, flow_name, unrolling = min(tried, key=lambda t: t[0])
-    return error(
-        "IG0530",
-        f"`{layer.name}` does not fit on {machine.name}: {text}",
-        label=f"smallest tile of dataflow {flow_name}, {unrolling}",
-        hint="enlarge that memory, drop its double_buffer, or take fewer bits",
-    )
-
-
-def _lack(block: Block, store: Store, level: int, holds: frozenset[str]) -> str:
-    """ "O needs 4096 B, acc holds 2048 B"."""
-    parts = [f"{x} needs {_bytes(float(np.max(needed(block, store, level, frozenset(x)))))}" for x in sorted(holds)]
-    copies = " (two tiles of each)" if store.copies > 1 else ""
-    return f"{' and '.join(parts)}{copies}, {store.name} holds {_bytes(store.capacity)}"
-
-
-def _bytes(bits: float) -> str:
-    return f"{bits / 8:,.0f} B".replace(",", "") if bits % 8 == 0 else f"{bits:.0f} bit"

@@ -125,7 +125,8 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was searched. `points` = `evaluated` + `over_capacity` (did not fit) + `bounded` (could not be better).
+    """What was searched. `points` = `evaluated` + `over_capacity` (did not fit) + `bounded` (could not be better, or
+    their tiles in the elements do not fit, which is found before they are counted).
 
     `bound` is the least bound of what was not evaluated, or the optimum: both are equal, or the search is wrong.
     """
@@ -142,5 +143,5 @@ class Certificate:
         return (
             f"{self.objective} {self.optimum:.6g} is optimal: of {self.points:.4g} mappings {self.evaluated:.4g} were "
             f"evaluated, {self.over_capacity:.4g} do not fit, {self.bounded:.4g} have a bound of at least "
-            f"{self.bound:.6g}"
+            f"{self.bound:.6g} or do not fit further in"
         )

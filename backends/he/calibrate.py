@@ -13,6 +13,7 @@ The ops are the methods of `Engine`, and `encode`, `encrypt`, `decrypt`, `keygen
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import math
 import os
@@ -36,6 +37,7 @@ OPS = ("add", "add_plain", "mul_plain", "mul", "square", "relin", "rescale", "dr
 OWNER_OPS = ("encrypt", "decrypt", "keygen")
 STEPS = 4  # that `observe` is told for one ring
 SECONDS = 25.0  # for one ring
+BEYOND_CACHES = 64 << 20  # bytes
 LEAST, MOST = 3, 40  # runs of one op at one level
 HINT = "`intaglio he calibrate` measures this machine"
 
@@ -159,7 +161,6 @@ def measure(engine: str, ring_degree: int, observe: Callable[[str], None] = lamb
     parameters = usual(ring_degree)
     top = parameters.max_level
     levels = sorted({0, 1, top // 4, top // 2, (3 * top) // 4, top})
-    clock = time.perf_counter if engine == "lattigo" else time.process_time  # that engine has its own process
     end = time.perf_counter() + SECONDS
     observe(f"{engine} 2^{ring_degree.bit_length() - 1}: keys")
     found: dict[str, dict[int, float]] = {op: {} for op in (*OPS, *OWNER_OPS)}
@@ -171,7 +172,7 @@ def measure(engine: str, ring_degree: int, observe: Callable[[str], None] = lamb
             observe(f"{engine} 2^{ring_degree.bit_length() - 1}: levels {', '.join(map(str, part))}")
             for i, level in enumerate(part):
                 quota = max(0.2, (end - time.perf_counter()) / (3 - step) / (len(part) - i))
-                _at_level(session, values, level, small, found, clock, quota)
+                _at_level(session, values, level, small, found, quota)
     finally:
         session.close()
     day = datetime.date.today().isoformat()
@@ -189,27 +190,29 @@ def _at_level(
     level: int,
     scale: Fraction,
     found: dict[str, dict[int, float]],
-    clock: Callable[[], float],
     quota: float,
 ) -> None:
     """Every op at one level, its share of `quota` seconds each. Ops that the engine lacks are left out."""
     x, keys = session.engine, session.owner
     plain = x.encode(values, level, scale)
     a = keys.encrypt(session.public, plain)
+    product = x.mul(a, a)
+    # a layer reads each plaintext once, from memory: more of them than caches hold take turns
+    many = min(MOST, 1 + BEYOND_CACHES // x.parameters.ciphertext_bytes(level, 1))
+    plains = itertools.cycle([x.encode(values, level, scale) for _ in range(many)])
     ops: dict[str, Callable[[], Any]] = {
         "add": lambda: x.add(a, a),
         "add_plain": lambda: x.add_plain(a, plain),
-        "mul_plain": lambda: x.mul_plain(a, plain),
+        "mul_plain": lambda: x.finish(x.mul_plain(a, next(plains))),
         "mul": lambda: x.mul(a, a),
         "square": lambda: x.square(a),
+        "relin": lambda: x.relin(product),
         "rotate": lambda: x.rotate(a, 1),
         "encode": lambda: x.encode(values, level, scale),
         "encrypt": lambda: keys.encrypt(session.public, plain),
         "decrypt": lambda: keys.decrypt(session.secret, a),
     }
     if x.caps.separate:
-        product = x.mul(a, a)
-        ops["relin"] = lambda: x.relin(product)
         ops["conjugate"] = lambda: x.conjugate(a)
         ops["keygen"] = lambda: _drain(keys.eval_keys(session.secret, KeyManifest.of({1: level})))
     if level:
@@ -217,7 +220,7 @@ def _at_level(
         ops["rescale"] = lambda: x.rescale(wide)
         ops["drop"] = lambda: x.drop(a, level - 1)
     for op, call in ops.items():
-        found[op][level] = _median(call, clock, quota / len(ops))
+        found[op][level] = _median(call, x.cpu_seconds, quota / len(ops))
 
 
 def _drain(keys: Any) -> EvalKey:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,9 @@ from .monic import monic
 from .parameters import KeyManifest, Parameters
 
 __all__ = ["Count", "Seconds", "check_keys", "count", "manifest", "node_count", "peak_bytes", "seconds"]
+
+BOOTSTRAP_SECONDS = 14.0  # of one at N = 2^16 on Lattigo, one AMD EPYC core with AVX-512
+SWITCHING = ("rotate", "relin", "conjugate")
 
 Operation = tuple[str, int]  # a method of Engine, and the level of its operand
 
@@ -159,40 +161,25 @@ class Seconds:
 
 
 def seconds(of: Count, parameters: Parameters, engine: str) -> Seconds:
-    """By the figures of this machine where `intaglio he calibrate` has measured them, else by a rule of thumb."""
+    """By the figures of this machine where `intaglio he calibrate` has measured them, else by built-in ones."""
     from . import calibrate
 
-    try:
-        costs = calibrate.read("seal" if engine == "sim" else engine, parameters.ring_degree)
-    except Exception:
-        costs = None
-    if costs is not None:
-        try:
-            return Seconds(sum(n * costs.cost(name, level) for (name, level), n in of.operations.items()), "calibrated")
-        except Exception:
-            pass
-    return Seconds(
-        sum(n * _thumb(name, level, parameters) for (name, level), n in of.operations.items()), "rule of thumb"
-    )
+    costs = calibrate.known("seal" if engine == "sim" else engine, parameters.ring_degree)
+    total = 0.0
+    for (name, level), n in of.operations.items():
+        if name == "bootstrap":
+            one = BOOTSTRAP_SECONDS * parameters.ring_degree / (1 << 16)
+        else:
+            one = costs.cost(name, level)
+            if name in SWITCHING and costs.cpu == "built in":  # which are those of one special prime
+                one *= _digits(level, len(parameters.special_bits)) / _digits(level, 1)
+        total += n * one
+    return Seconds(total, costs.date or "built-in")
 
 
-def _thumb(name: str, level: int, parameters: Parameters) -> float:
-    """Measured on one AVX-512 core with SEAL, N = 2^15: a rotation 212, 63, 9.9 ms at 19, 9, 3 primes."""
-    primes, special = level + 1, len(parameters.special_bits)
-    size = parameters.ring_degree / (1 << 15) * math.log2(parameters.ring_degree) / 15
-    digits = -(-primes // special)
-    switch = size * 0.55e-3 * digits * (primes + special)
-    light = size * 0.12e-3 * primes
-    if name == "bootstrap":
-        return 14.0 * parameters.ring_degree / (1 << 16)
-    return {
-        "rotate": switch,
-        "relin": switch,
-        "conjugate": switch,
-        "rescale": 6 * light,
-        "mul": 3 * light,
-        "square": 2 * light,
-    }.get(name, light)
+def _digits(level: int, special: int) -> float:
+    """What key switching costs, in products of residues."""
+    return -(-(level + 1) // special) * (level + 1 + special)
 
 
 def peak_bytes(circuit: Circuit, parameters: Parameters, keys: KeyManifest) -> int:

@@ -12,6 +12,7 @@ Ciphertexts and plaintexts are opaque objects of their engine, and never changed
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -130,6 +131,12 @@ class Engine(Protocol):
     def loads(self, data: bytes, meta: Meta) -> Any:
         """A ciphertext that `dumps` made; IG0567 or IG0568 for anything else. The wire's header is gone already."""
 
+    def finish(self, x: Any) -> None:
+        """Compute what was put off: an engine may collect operations. For measurements."""
+
+    def cpu_seconds(self) -> float:
+        """Processor time that was spent so far, in a process of the engine's own too."""
+
     def close(self) -> None:
         """Free what it holds; a second time does nothing."""
 
@@ -210,6 +217,12 @@ class Composed:
         raise error(
             "IG0563", f"engine `{self.name}` has no bootstrapping", hint="use engine `lattigo`, or fewer levels"
         )
+
+    def finish(self, x: Any) -> None:
+        return None
+
+    def cpu_seconds(self) -> float:
+        return time.process_time()
 
     def close(self) -> None:
         return None

@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .page import _bar as bar
-from .page import _code as code
-from .page import _fold as fold
-from .page import _section as section
-from .page import _table as table
-from .page import count
+from .html import bar, code, count, fold, section, table
 
 __all__ = ["accelerator"]
 

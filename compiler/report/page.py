@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ...backends.backend import KernelCost
 from ...passes.quantize.settings import SIGNALS
 from ..outline import Outline, OutlineNode
+from .accelerator import accelerator
 from .drawing import draw, kind
+from .html import bar as _bar
+from .html import code as _code
+from .html import count
+from .html import fold as _fold
+from .html import section as _section
+from .html import table as _table
 
 if TYPE_CHECKING:
     from ..api import Compiled
@@ -69,28 +76,6 @@ def render(compiled: Compiled, kernels: Sequence[KernelCost] = ()) -> str:
     )
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already; the columns `right` hold numbers."""
-    side = ['class="right"' if i in right else "" for i in range(len(heads))]
-    head = "".join(f"<th {s}>{escape(h)}</th>" for h, s in zip(heads, side, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td {s}>{c}</td>" for c, s in zip(row, side, strict=True)) + "</tr>" for row in rows
-    )
-    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _code(text: str) -> str:
-    return f"<code>{escape(text)}</code>"
-
-
-def _bar(share: float) -> str:
-    return f'<div class="bar"><i><b style="width:{max(0.0, min(1.0, share)):.2%}"></b></i></div>'
-
-
 def _header(compiled: Compiled, before: Outline, after: Outline, weights: int) -> str:
     manifest = compiled.manifest
     flops = sum(n.flops for n in after.nodes)
@@ -139,12 +124,6 @@ def _legend(*graphs: Outline) -> str:
 def _graph(title: str, graph: Outline, identity: str, is_open: bool) -> str:
     drawing = f'<div class="drawing">{draw(graph, identity)}</div>'
     return _fold(title, f"{_ops(graph)} nodes", drawing, is_open=is_open)
-
-
-def _fold(title: str, aside: str, body: str, *, is_open: bool = False) -> str:
-    """What opens and closes at a click."""
-    start = '<details class="card" open>' if is_open else '<details class="card">'
-    return f"{start}<summary>{escape(title)}<small>{escape(aside)}</small></summary>{body}</details>"
 
 
 def _costs(graph: Outline) -> str:
@@ -281,8 +260,6 @@ def _accelerator(compiled: Compiled) -> str:
     mapping = getattr(compiled.program, "mapping", None)
     if mapping is None:
         return ""
-    from .accelerator import accelerator
-
     return accelerator(mapping())
 
 
@@ -315,14 +292,6 @@ def _files(compiled: Compiled) -> str:
     files = sorted(compiled.manifest.files.items(), key=lambda f: -f[1].bytes)
     rows = [(_code(name), size(f.bytes), _bar(f.bytes / total), _code(f.sha256[:16])) for name, f in files]
     return _table(("file", "size", "", "sha256"), rows, right=(1,))
-
-
-def count(n: int) -> str:
-    """12.3 M"""
-    for unit, step in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= step:
-            return f"{n / step:.3g} {unit}"
-    return str(n)
 
 
 def size(n: int) -> str:

@@ -79,7 +79,8 @@ def _clamped(y: Any, to: Elem, zero: int, low: int | None, high: int | None) -> 
 
 def _exact_float(x: Any, w: Any, axes: tuple[int, ...]) -> Any:
     """The narrowest float in which every partial sum of x times w, over those axes of w, is exact."""
-    largest = float(np.abs(x).max(initial=0)) * float(np.abs(w).sum(axes, dtype=np.float64).max(initial=0))
+    span = max(int(x.max(initial=0)), -int(x.min(initial=0)))  # the smallest int32 has no absolute value
+    largest = float(span) * float(np.abs(w.astype(np.float64)).sum(axes).max(initial=0))
     return np.float32 if largest < 1 << 24 else np.float64
 
 

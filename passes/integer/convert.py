@@ -170,12 +170,16 @@ def _of_sums(node: Node, given: list[Real | None], sums: list[Sums | Total]) -> 
         elif isinstance(x, (Sums, Total)):
             parts.append(lambda values: values)
         elif isinstance(x, Fixed) and x.reals.size == 1:
-            parts.append(lambda _, number=x.reals: number)
+            parts.append(_always(x.reals))
         else:
             return None
         if not isinstance(x, Fixed) and (v is None or v.type.shape != node.output.type.shape):
             return None
     return Function(sums[0], lambda values: unary(node, [part(values) for part in parts]))
+
+
+def _always(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

@@ -62,8 +62,8 @@ LONGEST = 1024
 def layer_norm(editor: Editor, node: Node, given: list[Real | None]) -> Real | None:
     """(x - mean) / deviation in integers: with d = n c - sum(c), deviation^2 = sum(d^2) / n in the same units.
 
-    The root is the integer one (Kim et al., I-BERT, 2021, section 3.5) with 8 bits more, the quotient has 12 bits behind
-    the binary point. The affine map takes the place of a scale and a bias.
+    The root is the integer one (Kim et al., I-BERT, 2021, section 3.5) with 8 bits more, the quotient has 12 bits
+    behind the binary point. The affine map takes the place of a scale and a bias.
     """
     x, scale, *rest = given
     shape = node.output.type.shape

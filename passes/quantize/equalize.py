@@ -19,9 +19,9 @@ from ..definition import Context, define_pass
 from ..options import option
 from ..rebuild import array_of
 from .constants import with_constants
-from .evaluate import run
+from .evaluate import evaluate
 from .plan import Layer, Plan, bias_of, make_plan
-from .sweep import bound_symbols, chunks
+from .sweep import chunks
 
 __all__ = ["equalize"]
 
@@ -126,20 +126,16 @@ def _tops(graph: Graph, pairs: Sequence[Pair], batches: Sequence[Mapping[str, An
         )
         wanted[holder or p.first.node] = p.first
     found: dict[Node, Any] = {}
+
+    def observe(node: Node, results: tuple[Any, ...]) -> None:
+        layer = wanted.get(node)
+        if layer is not None:
+            axis = 1 if layer.is_conv else results[0].ndim - 1
+            top = results[0].max(axis=tuple(i for i in range(results[0].ndim) if i != axis))
+            found[layer.node] = np.maximum(found.get(layer.node, top), top)
+
     for arrays in chunks(graph, batches, samples):
-        symbols = bound_symbols(graph, arrays)
-        values: dict[Value | None, Any] = {None: None, **dict(zip(graph.inputs, arrays, strict=True))}
-        last = {v: node for node in graph.nodes for v in node.inputs if v is not None}
-        for node in graph.nodes:
-            values.update(zip(node.outputs, run(node, [values[v] for v in node.inputs], symbols), strict=True))
-            if node in wanted:
-                y, layer = values[node.output], wanted[node]
-                axis = 1 if layer.is_conv else y.ndim - 1
-                top = y.max(axis=tuple(i for i in range(y.ndim) if i != axis))
-                found[layer.node] = np.maximum(found.get(layer.node, top), top)
-            for operand in node.inputs:
-                if operand is not None and last[operand] is node:
-                    values.pop(operand, None)
+        evaluate(graph, arrays, observe)
     return found
 
 

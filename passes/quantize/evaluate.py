@@ -6,7 +6,7 @@ The interpreter sums in f64, which is what a reference should do and what takes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,13 @@ def run(node: Node, arrays: list[Any], symbols: Mapping[str, int]) -> tuple[Any,
     return run_node(node, arrays, symbols)
 
 
-def evaluate(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """The outputs of a graph for `inputs`; values are released after their last use."""
+def evaluate(
+    graph: Graph, inputs: Sequence[Any], observe: Callable[[Node, tuple[Any, ...]], None] | None = None
+) -> tuple[Any, ...]:
+    """The outputs of a graph for `inputs`; values are released after their last use.
+
+    `observe(node, results)` is called after each node.
+    """
     values: dict[Value | None, Any] = {None: None, **dict(zip(graph.inputs, inputs, strict=True))}
     symbols: dict[str, int] = {}
     for v, array in zip(graph.inputs, inputs, strict=True):
@@ -43,6 +48,8 @@ def evaluate(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
         for node in graph.nodes:
             results = run(node, [values[v] for v in node.inputs], symbols)
             values.update(zip(node.outputs, results, strict=True))
+            if observe is not None:
+                observe(node, results)
             for operand in node.inputs:
                 if operand is not None and last[operand] is node and operand not in kept:
                     values.pop(operand, None)

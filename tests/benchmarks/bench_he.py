@@ -131,15 +131,7 @@ def measure(folder: Path) -> dict[str, Any]:
     with np.load(folder / "sample.npz") as given:
         array, clear, compile_seconds = given["x"], given["y"], float(given["seconds"])
     sides = local(interface.engine, interface.parameters, interface.manifest)
-    worker = getattr(sides.engine, "process", None)  # Lattigo computes in a process of its own
-
-    def cpu() -> float:
-        spent = time.process_time()
-        if worker is not None:
-            fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return spent
-
+    cpu = sides.engine.cpu_seconds
     (tensor,), (result,) = interface.inputs, interface.outputs
     vectors = layouts.pack(tensor.layout, array, interface.parameters.slots)
     inputs = [sides.encrypt(v, m.level, m.scale) for v, m in zip(vectors, tensor.ciphertexts, strict=True)]
@@ -150,9 +142,8 @@ def measure(folder: Path) -> dict[str, Any]:
         times.append(cpu() - start)
     y = layouts.unpack(result.layout, result.shape, [sides.decrypt(a) for a in answers])
     sides.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if worker is not None:
-        peak += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    # Lattigo computes in a process of its own
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     parameters = interface.parameters
     return {
         "rotations": facts["rotations"],

@@ -21,9 +21,9 @@ HEAD = """\
 Made by `make validate-accelerator` from the data folder (../shared/data/accelerator); not edited by hand.
 
 *Silicon* was measured on a chip, *gate level* simulated after synthesis or layout, *simulator* is another program's
-result, *vendor estimate* a maker's own calculation. *Fitted*: a constant of the model was chosen by this number.
-*Recalled*: the number was not seen in the source itself, but agrees with sums that were. Everything else follows from
-the machine's description and the layers.
+result, *vendor estimate* a maker's own calculation. *Fitted*: a constant of the model was chosen by this number, or one
+of its rules with this number in sight. *Recalled*: the number was not seen in the source itself, but agrees with sums
+that were. Everything else follows from the machine's description and the layers.
 """
 
 

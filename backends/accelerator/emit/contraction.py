@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..counting import Order
+from ..formats import DENSE, Format
+from ..isa.compression import compress, number_of
 from ..isa.instructions import LINE, Queue
 from ..layer import DIMS, RELEVANT, Layer
 from .rings import Ring
@@ -47,6 +49,7 @@ class Packed:
     base: int
     signed: bool = True
     zero: int = 0
+    form: Format = DENSE
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,12 @@ def _most(layer: Layer, axis: int, tiles: Mapping[str, int]) -> int:
 
 
 def packed_weights(
-    weights: Any, tiles: Mapping[str, int], bits: int
-) -> tuple[bytes, dict[tuple[Span, ...], tuple[int, int]]]:
+    weights: Any, tiles: Mapping[str, int], bits: int, form: Format = DENSE
+) -> tuple[bytes, dict[tuple[Span, ...], tuple[int, int, int]]]:
     """Weights [G, K, C, R, S] tile after tile, [g, k, r, s, c] in a tile, `bits` each, the tile padded to bytes.
 
-    Returns the bytes, and (offset, length) of each tile by the spans of (G, K, C, R, S).
+    Returns the bytes, and of each tile by the spans of (G, K, C, R, S) where it starts, its bytes as stored, in the
+    format `form`, and its bytes in local memory.
     """
     dims = ("G", "K", "C", "R", "S")
     spans = [
@@ -132,8 +136,9 @@ def packed_weights(
     for index in np.ndindex(*[len(s) for s in spans]):
         tile = tuple(spans[i][j] for i, j in enumerate(index))
         part = weights[tuple(slice(first, first + n) for first, n in tile)].transpose(0, 1, 3, 4, 2)
-        data = pack(part.reshape(-1), bits)
-        places[tile] = (at, len(data))
+        codes = pack(part.reshape(-1), bits)
+        data = compress(codes, form)
+        places[tile] = (at, len(data), len(codes))
         out.append(data)
         at += len(data)
     return b"".join(out), places
@@ -150,7 +155,7 @@ def pack(values: Any, bits: int) -> bytes:
 
 
 def emit(
-    c: Contraction, buffers: Mapping[str, Buffers], places: Mapping[tuple[Span, ...], tuple[int, int]], to: Writer
+    c: Contraction, buffers: Mapping[str, Buffers], places: Mapping[tuple[Span, ...], tuple[int, int, int]], to: Writer
 ) -> None:
     """Write the program of a layer; `places` are those of `packed_weights`."""
     _Emission(c, buffers, places, to).run()
@@ -265,9 +270,10 @@ class _Emission:
         local = self._buffer("W")
         spans = {d: step.at[d] for d in ("G", "K", "C", "R", "S")}
         if isinstance(self.c.weights, Packed):
-            offset, length = self.places[tuple(spans.values())]
+            offset, stored, count = self.places[tuple(spans.values())]
             dram = self.c.weights.base + offset
-            self.to.emit("loadc", LOAD, stream=W, dram=dram, local=local, count=length, packed=length)
+            self.to.set(LOAD, format0=number_of(self.c.weights.form))
+            self.to.emit("loadc", LOAD, stream=W, dram=dram, local=local, count=count, packed=stored)
             return
         # the second operand of a product: [g, k, c] from wherever it lies
         t = self.c.weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ....ir.graph import Graph, Node, Value
 from ....ir.types import Int, Tensor
 
-__all__ = ["PRODUCTS", "Group", "Stage", "stages"]
+__all__ = ["PRODUCTS", "Group", "Stage", "channel_axis", "stages"]
 
 PRODUCTS = {"quant.conv", "quant.matmul"}
 SUMS = {*PRODUCTS, "quant.sum_pool", "math.reduce_sum"}
@@ -137,7 +137,13 @@ def _constant(v: Value | None) -> bool:
 
 
 def _image(v: Value | None) -> bool:
-    return v is not None and v.type.rank in (2, 4) and v.type.shape[0] == 1
+    """[1, C, H, W], [1, C], or rows of channels: [1, T, C]."""
+    return v is not None and v.type.rank in (2, 3, 4) and v.type.shape[0] == 1
+
+
+def channel_axis(v: Value) -> int:
+    """Where the channels are."""
+    return 2 if v.type.rank == 3 else 1
 
 
 def _by_itself(node: Node) -> bool:
@@ -156,9 +162,11 @@ def _by_itself(node: Node) -> bool:
     if op == "nn.max_pool":
         return len(node.outputs) == 1 and out.type.rank == 4
     if op == "shape.concat":
-        return node.attr("axis") % out.type.rank == 1 and len(set(values)) == len(values)
+        return node.attr("axis") % out.type.rank == channel_axis(out) and len(set(values)) == len(values)
     source = values[0]
     assert source is not None
+    if 3 in (source.type.rank, out.type.rank):
+        return False
     spatial = source.type.shape[2:]
     flat = out.type.rank == 2 or all(d == 1 for d in out.type.shape[2:])
     return flat and out.type.shape[1] == source.type.shape[1] * (spatial[0] * spatial[1] if spatial else 1)
@@ -172,7 +180,14 @@ def _sums(node: Node, first: Node) -> bool:
     if op == "quant.conv":
         return x is not None and x.type.rank == 4 and all(_constant(v) for v in node.inputs[1:])
     if op == "quant.matmul":
-        return x is not None and x.type.rank == 2 and all(_constant(v) for v in node.inputs[1:])
+        w = node.inputs[1]
+        return (
+            x is not None
+            and x.type.rank in (2, 3)
+            and w is not None
+            and w.type.rank == 2
+            and all(_constant(v) for v in node.inputs[1:])
+        )
     if op == "quant.sum_pool":
         return x is not None and x.type.rank == 4
     return first.op.name == "math.cast" and x is not None and x.type.rank == 4 and _spatial(node)
@@ -184,6 +199,10 @@ def _spatial(node: Node) -> bool:
 
 
 def _requantizes(node: Node, sums: Node) -> bool:
-    rank = sums.output.type.rank
-    axis = node.attr("axis")
-    return _codes(node.output) and all(_constant(v) for v in node.inputs[1:]) and (axis % rank == 1)
+    axis, factor = node.attr("axis") % sums.output.type.rank, node.inputs[1]
+    whole = factor is not None and not factor.type.shape
+    return (
+        _codes(node.output)
+        and all(_constant(v) for v in node.inputs[1:])
+        and (whole or axis == channel_axis(sums.output))
+    )

@@ -18,13 +18,14 @@ from ....ir.graph import Node, Value
 from ....ir.types import Int
 from ....ir.types import Tensor as Type
 from ..allocate import Buffer, place
+from ..formats import DENSE, Format, size_of
 from ..hierarchy import Hierarchy
 from ..isa.instructions import LINE, Instruction, Queue
 from ..layer import Layer
 from ..mapping import Mapping
 from ..workload import layer_of
 from .contraction import Activation, Buffers, Contraction, Packed, Residual, emit, packed_weights, sizes
-from .groups import PRODUCTS, Group, Stage
+from .groups import PRODUCTS, Group, Stage, channel_axis
 from .stream import Writer
 from .vector import Pool, Requantization, Room, Sum, Table, emit_pool, emit_sum, emit_table
 
@@ -78,13 +79,20 @@ Map = Callable[[Layer], Mapping]
 
 
 def program_of(
-    stage: Stage, inputs: Sequence[Value], outputs: Sequence[Value], machine: Hierarchy, find: Map
+    stage: Stage,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    machine: Hierarchy,
+    find: Map,
+    form: Format = DENSE,
 ) -> Program:
     """Emit a stage. `inputs` come from the host, `outputs` go to it; `find` gives the mapping of a layer.
 
+    Weights of 8 bits are stored in `form` where that is smaller.
+
     Raises IG0585 where a layer does not fit in the machine's local memory.
     """
-    return _Network(stage, inputs, outputs, machine, find).program()
+    return _Network(stage, inputs, outputs, machine, find, form).program()
 
 
 @dataclass
@@ -111,9 +119,9 @@ class _Constants:
 
 
 class _Network:
-    def __init__(self, stage: Stage, inputs: Any, outputs: Any, machine: Hierarchy, find: Map) -> None:
+    def __init__(self, stage: Stage, inputs: Any, outputs: Any, machine: Hierarchy, find: Map, form: Format) -> None:
         self.groups, self.inputs, self.outputs = stage.groups, inputs, outputs
-        self.machine, self.find = machine, find
+        self.machine, self.find, self.form = machine, find, form
         self.constants = _Constants()
         self.views: dict[Value, _View] = {}
         self.layers: dict[Group, Layer] = {}
@@ -222,16 +230,29 @@ class _Network:
             self.weights[group] = (self.constants.add(table.astype(np.uint8).tobytes()), None)
         if requantize is None:
             return
-        table = np.zeros((_shape(group.output)[1], 4), np.int32)
+        table = np.zeros((_shape(group.output)[channel_axis(group.output)], 4), np.int32)
         table[:, 1], table[:, 2] = _array(requantize.inputs[1]), _array(requantize.inputs[2])
         packed: tuple[int, Any] = (0, None)
         if group.kind in PRODUCTS:
             layer, weights, table[:, 0] = self._layer(group)
             mapping = self.find(layer)
-            data, places = packed_weights(weights, {d: t[0] for d, t in mapping.tiles.items()}, layer.bits[0])
+            tiles = {d: t[0] for d, t in mapping.tiles.items()}
+            form = self._form(weights, layer)
+            try:
+                data, places = packed_weights(weights, tiles, layer.bits[0], form)
+            except ValueError:  # a tile cuts groups of N:M so that one has too many
+                form = DENSE
+                data, places = packed_weights(weights, tiles, layer.bits[0])
             self.layers[group], self.mappings[group] = layer, mapping
-            packed = (self.constants.add(data), places)
+            packed = (self.constants.add(data), (places, form))
         self.weights[group] = (*packed, self.constants.add(table.tobytes()), table.nbytes)
+
+    def _form(self, weights: Any, layer: Layer) -> Format:
+        """The machine's format, where it is a stream, and makes these weights smaller."""
+        if layer.bits[0] != 8 or self.form.kind == "dense":
+            return DENSE
+        mask = (weights != 0).transpose(0, 1, 3, 4, 2).reshape(weights.shape[0] * weights.shape[1], -1)
+        return self.form if size_of(self.form, mask, 8) < weights.size * 8 else DENSE
 
     def _layer(self, group: Group) -> tuple[Layer, Any, Any]:
         """The layer of a product, its weights [G, K, C, R, S] and its bias."""
@@ -384,7 +405,7 @@ class _Network:
 
     def _contraction(self, group: Group, to: Writer) -> None:
         layer, mapping = self.layers[group], self.mappings[group]
-        weights, places, table, length = self.weights[group]
+        weights, (places, form), table, length = self.weights[group]
         node = group.sums
         requantize, add = group.node("quant.requantize"), group.node("quant.add")
         assert requantize is not None
@@ -395,7 +416,7 @@ class _Network:
         output = self._activation(group.output, requantize.attr("zero"))
         source, output = _grouped(source, e["C"]), _grouped(output, e["K"])
         if self.views[_input(group.nodes[0])].flat is not None or node.op.name == "quant.matmul":
-            source = Activation(source.base, (0, 0, 1, 0, 0), source.signed, source.zero)
+            source = Activation(source.base, (0, 0, 1, source.strides[3], 0), source.signed, source.zero)
         signed = _int(requantize.output).signed
         output = Activation(output.base, output.strides, signed, output.zero)
         low, high = _clamp(requantize)
@@ -412,7 +433,7 @@ class _Network:
             tiles,
             mapping.orders[0],
             source,
-            Packed(weights, zero=0),
+            Packed(weights, form=form),
             output,
             table=line,
             low=low,
@@ -465,7 +486,10 @@ def _grouped(a: Activation, channels: int) -> Activation:
 
 
 def _dense(v: Value) -> _View:
-    c, h, w = (*_shape(v)[1:], 1, 1)[:3]
+    shape = _shape(v)
+    if len(shape) == 3:  # rows of channels
+        return _View(v, 0, shape[2], (shape[2], shape[1], 1))
+    c, h, w = (*shape[1:], 1, 1)[:3]
     return _View(v, 0, c, (c, h, w))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ....ir.diagnostics import error
 from ....ir.ops.quant_integer import rescaled
 from ..emit.vector import KINDS, POOLS
+from ..isa.compression import decompress, format_of
 from ..isa.instructions import LINE, Instruction, Queue
 from .queues import run
 
@@ -68,11 +69,9 @@ class _Machine:
         s = one["stream"]
         start = r[f"base{s}"] + one["dram"]
         if one.op == "loadc":
-            if r[f"format{s}"]:
-                raise error("IG0583", f"there is no format {r[f'format{s}']}")
-            if one["count"] != one["packed"]:
-                raise error("IG0583", f"{one['packed']} bytes as they are make {one['packed']}, not {one['count']}")
-            self.local.vector(one["local"], one["count"])[:] = self.dram.vector(start, one["packed"])
+            packed = self.dram.vector(start, one["packed"])
+            codes = decompress(packed, format_of(r[f"format{s}"]), one["count"])
+            self.local.vector(one["local"], one["count"])[:] = codes
             return
         source, target = self._pixels(one, r, start, one["bytes"])
         target[:] = source

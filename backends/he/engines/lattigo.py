@@ -68,19 +68,22 @@ class Handle:
 class Products(Handle):
     """A product by a plaintext, or such a product added to `before`: computed when something else needs it.
 
-    A layer is a sum of hundreds of products. In one call they are added up in place; one by one, each sum would be a new
-    ciphertext, and making it takes Go longer than the addition.
+    A layer is a sum of hundreds of products. In one call they are added up in place; one by one, each sum would be a
+    new ciphertext, and making it takes Go longer than the addition.
     """
 
     def __init__(self, engine: LattigoEngine, meta: Meta, x: Handle, plain: Handle, before: Products | None) -> None:
         super().__init__(engine, "ciphertext", None, meta)
-        self.x, self.plain, self.before = x, plain, before
+        self.x: Handle | None = x
+        self.plain: Handle | None = plain
+        self.before = before
 
     def pending(self) -> tuple[Products | None, list[tuple[Handle, Handle]]]:
         """The sum that is there already, and the products that are still to be added."""
         at: Products | None = self
         terms = []
         while at is not None and at.number is None:
+            assert at.x is not None and at.plain is not None
             terms.append((at.x, at.plain))
             at = at.before
         return at, terms[::-1]
@@ -159,6 +162,7 @@ class LattigoEngine(Composed):
             start, terms = x.pending()
             pairs = [[self._number(a), self._number(b)] for a, b in terms]
             x.number = self._call("sum_products", -1 if start is None else start.number, pairs)
+            x.x = x.plain = x.before = None  # nobody needs them any longer
         return x.number
 
     def _op(self, meta: Meta, method: str, *arguments: Any) -> Handle:
@@ -237,7 +241,7 @@ class LattigoEngine(Composed):
 
     def add(self, x: Handle, y: Handle) -> Handle:
         need_sum("add", x.meta, y.meta)
-        if isinstance(x, Products) and isinstance(y, Products) and y.before is None and y.number is None:
+        if isinstance(x, Products) and isinstance(y, Products) and y.x and y.plain and y.before is None:
             return Products(self, self._sum(x, y), y.x, y.plain, x)
         return self._op(self._sum(x, y), "AddCiphertextNew", x, y)
 
@@ -308,6 +312,12 @@ class LattigoEngine(Composed):
 
     def _kept(self) -> IntaglioError:
         return error("IG0563", "engine `lattigo` cannot send keys or ciphertexts", hint="use engine `seal`")
+
+    def finish(self, x: Handle) -> None:
+        self._number(x)
+
+    def cpu_seconds(self) -> float:
+        return super().cpu_seconds() + float(self._call("cpu_seconds"))
 
     def close(self) -> None:
         if self.process is not None:

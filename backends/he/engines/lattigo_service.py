@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any
 
 __all__ = ["Service", "make"]
@@ -81,15 +82,13 @@ class Service:
 
     def sum_products(self, start: int, pairs: list[list[int]]) -> int:
         """The sum of `start` (-1: nothing) and of ciphertexts times plaintexts."""
-        total = self.lib.MulScalarIntNew(start, 1) if start >= 0 else None
+        pairs = list(pairs)
+        total = self.copy(start) if start >= 0 else int(self.lib.MulPlaintextNew(*pairs.pop(0)))
         for x, plain in pairs:
             product = self.lib.MulPlaintextNew(x, plain)
-            if total is None:
-                total = product
-            else:
-                self.lib.AddCiphertext(total, product)
-                self.lib.DeleteCiphertext(product)
-        return int(total)
+            self.lib.AddCiphertext(total, product)
+            self.lib.DeleteCiphertext(product)
+        return total
 
     def rescale(self, x: int) -> int:
         """The library's RescaleNew changes its operand: so a copy is rescaled."""
@@ -111,6 +110,9 @@ class Service:
 
     def level(self, x: int) -> int:
         return int(self.lib.GetCiphertextLevel(x))
+
+    def cpu_seconds(self) -> float:
+        return time.process_time()
 
     def free(self, kind: str, number: int) -> None:
         (self.lib.DeletePlaintext if kind == "plaintext" else self.lib.DeleteCiphertext)(number)

@@ -316,7 +316,8 @@ def test_no_order_of_the_loops_beats_the_five(random: Any, halo: bool) -> None:
     tier = (store("a", "WIO", math.inf),)
     flow = Dataflow("ws", frozenset("W"), ("C",), ("K",))
     machine = Hierarchy("m", Store("dram", ALL, read=10.0, write=12.0, bandwidth=8.0), (tier,), halo=halo)
-    outer = {d: random.randint(1, n) for d, n in zip(DIMS, layer.sizes, strict=True)}
+    moving = random.sample([d for d, n in zip(DIMS, layer.sizes, strict=True) if n > 1], 4)
+    outer = {d: random.randint(1, n - 1) if d in moving else n for d, n in zip(DIMS, layer.sizes, strict=True)}
     tiles = {d: [t, t, 1] if d in "CK" else [t, 1, 1] for d, t in outer.items()}
     loops = [d for d, n in zip(DIMS, layer.sizes, strict=True) if n > outer[d]]
     inner = INNER_ORDERS[0].loops

@@ -89,5 +89,4 @@ def test_measuring(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(steps) == calibrate.STEPS
     assert set(found.seconds) >= {"add", "mul_plain", "mul", "rescale", "drop", "rotate", "encode", "encrypt"}
     assert all(0 < s < 10 for table in found.seconds.values() for s in table.values())
-    assert found.cost("rotate", 1) > found.cost("add", 1)
     assert "rotate" in found.table()

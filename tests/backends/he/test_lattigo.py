@@ -143,3 +143,22 @@ def test_bootstrapping_brings_the_levels_back() -> None:
     squared = session.engine.rescale(session.engine.relin(session.engine.square(fresh)))
     np.testing.assert_allclose(session.decrypt(squared), values**2, atol=2.0**-17)
     session.close()
+
+
+def test_sums_of_products_are_computed_when_they_are_needed(lattigo: Local) -> None:
+    e, level = lattigo.engine, 1
+    scale = Fraction(P.primes[level])
+    x, y = lattigo.encrypt(X, level), lattigo.encrypt(Y, level)
+    factors = RNG.normal(size=(4, P.slots))
+    a, b, c, d = (e.mul_plain(z, e.encode(f, level, scale)) for z, f in zip((x, y, x, y), factors, strict=True))
+    first = e.add(a, b)
+    whole = e.add(e.add(first, c), d)
+    parts = np.stack([X, Y, X, Y]) * factors
+    meta = Meta(level, P.scale * scale)
+    holds(lattigo, whole, parts.sum(0), meta)
+    holds(lattigo, first, parts[:2].sum(0), meta)  # what another sum began with is still itself
+    holds(lattigo, e.add(first, d), parts[[0, 1, 3]].sum(0), meta)
+    holds(lattigo, e.add(first, first), 2 * parts[:2].sum(0), meta)
+    holds(lattigo, e.add(e.mul_plain(x, e.encode(Y, level, scale)), first), X * Y + parts[:2].sum(0), meta)
+    holds(lattigo, e.rescale(whole), parts.sum(0), Meta(level - 1, P.scale))
+    holds(lattigo, e.neg(a), -parts[0], meta)

@@ -38,7 +38,7 @@ def play(program: list[tuple[str, int]], name: str, sides: Any = None) -> tuple[
         v, w = values[-1], values[[b is y for b in boxes].index(True)]
         level = min(e.meta(x).level, e.meta(y).level)
         plain = pick.uniform(-1, 1, slots)
-        if op in ("square", "mul", "mul_plain", "linear") and e.meta(x).level == 0 or level == 0:
+        if (op in ("square", "mul", "mul_plain", "linear") and e.meta(x).level == 0) or level == 0:
             op = "rotate"
         target = Fraction(1 << 35)
         if op == "rotate":

@@ -178,7 +178,7 @@ def test_time_and_memory_end_where_they_are_capped_and_crashes_are_reported(
     what: str, code: str, client: Client, keys: Path, data: bytes, tmp_path: Path
 ) -> None:
     (tiny.write(tmp_path) / what).touch()
-    served = Served(tmp_path, "--seconds", "4", "--memory", "2G")
+    served = Served(tmp_path, "--seconds", "8" if what == "slow" else "60", "--memory", "2G")
     try:
         with pytest.raises(IntaglioError) as e, Connection(served.url, client.interface) as session:
             session.upload(keys)

@@ -153,10 +153,9 @@ class _Task:
             tile.add_outer(pixel, lambda b: self.weight[emit.ramp(at + b * lanes, lanes)])
 
         def block(c: Expr, channels: int) -> None:
-            if lanes <= NARROW:
-                with emit.serial(rows.kernel * columns.kernel * channels) as i:
-                    tap = i // channels
-                    step(c, channels, tap // columns.kernel, tap % columns.kernel, i % channels)
+            if lanes <= NARROW and channels == lanes:
+                with emit.serial(rows.kernel) as kh, emit.serial(columns.kernel * lanes) as i:
+                    step(c, channels, kh, i // lanes, i % lanes)
             else:
                 with (
                     emit.serial(rows.kernel) as kh,
