@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from ..ir.graph import Module
 from ..ir.target import Target
 
-__all__ = ["Backend", "Calibrated", "KernelCost", "Profiled", "Program"]
+__all__ = ["Backend", "Calibrated", "KernelCost", "Profiled", "Program", "Simulated"]
 
 
 class Program(Protocol):
@@ -46,6 +46,14 @@ class Profiled(Protocol):
 
     def kernel_costs(self, arrays: Sequence[Any] | None = None) -> list[KernelCost]:
         """The kernels in the order in which they run; measured on these inputs, if given."""
+
+
+@runtime_checkable
+class Simulated(Protocol):
+    """A program whose machine is simulated: what was predicted can be compared with what the simulator took."""
+
+    def simulation(self) -> str:
+        """A table of layers, predicted beside simulated; empty where nothing was simulated."""
 
 
 class Backend(Protocol):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +48,17 @@ class AcceleratorBackend:
         return AcceleratorTarget(self._checked(options))
 
     def pipeline(self, options: AcceleratorOptions) -> str:
-        return "fold,cse,fuse"
+        return "integer,fold,cse,fuse"
 
     def build(self, module: Module, options: AcceleratorOptions) -> AcceleratorProgram:
+        from .deploy import deployed
         from .program import AcceleratorProgram
         from .target import planned
 
-        return AcceleratorProgram(module, planned(module.main, self._checked(options)))
+        plan = planned(module.main, self._checked(options))
+        assert plan.described is not None
+        deployment, why = deployed(module.main, plan.described, options.objective)
+        return AcceleratorProgram(module, replace(plan, notes=(*plan.notes, why)) if why else plan, deployment)
 
     def load(
         self, folder: Path, info: Mapping[str, Any], module: Module, options: AcceleratorOptions

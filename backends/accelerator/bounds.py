@@ -44,7 +44,8 @@ def least_of(space: Space, rates: Rates) -> tuple[float, float, float]:
                 energy = words * bits * (store.read + below.write)
             first, inside = (first + energy, inside) if (tier, at) == (0, 1) else (first, inside + energy)
         inside += float(_at_multipliers(space, rates, x, path[-1], float(math.prod(full[d] for d in OWN[x]))))
-        moved += words * bits / (machine.outer.writing if x == "O" else machine.outer.reading)
+        if path[0][1] is machine.outer:
+            moved += words * bits / (machine.outer.writing if x == "O" else machine.outer.reading)
     cycles = max(math.prod(full.values()) * rates.cycles + flow.fill + flow.constant, moved)
     return first + machine.static * cycles, inside, cycles
 
@@ -71,7 +72,7 @@ def outer_bounds(space: Space, rates: Rates, block: Block) -> tuple[Array, Array
                 if tier == 0 and at == 1:
                     t = block.link(x, path[0], path[1], (order,))
                     first = first + t.energy
-                    loads.append(t)
+                    loads += [t] if t.outer is machine.outer else []
                     continue
                 up: Any = 0.0
                 if x != "O":
@@ -81,7 +82,7 @@ def outer_bounds(space: Space, rates: Rates, block: Block) -> tuple[Array, Array
                     down = words[x] * (visits - 1) * acc
                     deeper = deeper + words[x] * visits * acc * below.read
                 deeper = deeper + up * store.write + down * (store.read + below.write)
-                if tier == 0:
+                if store is machine.outer:
                     deep = deep + down / store.reading + up / store.writing
             deeper = deeper + _at_multipliers(space, rates, x, path[-1], block.busiest(x))
         least = timeline(block, order, work, loads, deep)

@@ -17,7 +17,7 @@ from .formats import DENSE, Format
 from .hierarchy import Hierarchy
 from .simulate.functional import simulate
 
-__all__ = ["Executable", "emitted", "run_program"]
+__all__ = ["Executable", "borders", "emitted", "run_program"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,16 @@ class Executable:
 def emitted(graph: Graph, machine: Hierarchy, find: Map, form: Format = DENSE) -> Executable:
     """Emit what of the graph the machine runs; the host does the rest. Sparse weights are stored in `form`."""
     parts = stages(graph)
-    borders: list[tuple[tuple[Value, ...], tuple[Value, ...]]] = []
+    around = borders(graph, parts)
     programs: list[Program | None] = []
-    for number, stage in enumerate(parts):
-        if not stage.groups:
-            borders.append(((), ()))
-            programs.append(None)
-            continue
-        inputs, outputs = _border(graph, parts, number)
-        borders.append((inputs, outputs))
-        programs.append(program_of(stage, inputs, outputs, machine, find, form))
-    return Executable(graph, tuple(parts), tuple(borders), tuple(programs))
+    for stage, (inputs, outputs) in zip(parts, around, strict=True):
+        programs.append(program_of(stage, inputs, outputs, machine, find, form) if stage.groups else None)
+    return Executable(graph, tuple(parts), tuple(around), tuple(programs))
+
+
+def borders(graph: Graph, parts: Sequence[Stage]) -> list[tuple[tuple[Value, ...], tuple[Value, ...]]]:
+    """Of each stage of the accelerator what goes in and what comes out; nothing of the host's."""
+    return [_border(graph, parts, i) if stage.groups else ((), ()) for i, stage in enumerate(parts)]
 
 
 def _border(graph: Graph, parts: Sequence[Stage], number: int) -> tuple[tuple[Value, ...], tuple[Value, ...]]:

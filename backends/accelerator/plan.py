@@ -16,6 +16,7 @@ from .hierarchy import Hierarchy, Rates
 from .layer import Layer
 from .machine import Machine
 from .mapper import Result
+from .timeline import cycles_of
 from .vector import Vector
 from .workload import Work
 
@@ -94,28 +95,39 @@ def plan(
     known: dict[Any, Result] = {}
     steps = []
     for work in works:
-        result = None
+        result, cycles = None, 0.0
         if work.layer is not None:
             key = work.layer.key()
             if key not in known:
                 known[key] = find(work.layer, machine, rates(work.layer))
             result = known[key]
-        steps.append(_step(work, result, machine, units))
+            cycles = _timed(work.layer, result, machine, rates(work.layer), _moved(work, machine))
+        steps.append(_step(work, result, cycles, machine, units))
     return Plan(machine, tuple(steps))
 
 
-def _step(work: Work, result: Result | None, machine: Hierarchy, units: Units) -> Step:
+def _timed(layer: Layer, found: Result, machine: Hierarchy, rates: Rates, beside: float) -> float:
+    """The time of a mapping with the tiles as they are (`timeline.py`), what goes along with its results included."""
+    flow = next(f for f in machine.dataflows if f.name == found.mapping.dataflow)
+    return cycles_of(layer, found.mapping, machine, rates, flow, found.cost, beside)
+
+
+def _moved(work: Work, machine: Hierarchy) -> float:
+    """Cycles of the outermost memory for what only the vector work reads and writes."""
+    return sum(v.read_bits + v.write_bits for v in work.vectors) / machine.outer.bandwidth
+
+
+def _step(work: Work, result: Result | None, product: float, machine: Hierarchy, units: Units) -> Step:
     busy, energy = vector_cost(work.vectors, units)
     read = sum(v.read_bits for v in work.vectors)
     write = sum(v.write_bits for v in work.vectors)
     energy += read * machine.outer.read + write * machine.outer.write
-    moved = (read + write) / machine.outer.bandwidth
     if result is None:
+        moved = _moved(work, machine)
         cycles = max(busy, moved) if machine.overlap else busy + moved
         return Step(work, None, cycles, energy, cycles, energy)
-    cost = result.cost
-    cycles = max(cost.cycles + moved, busy)
-    return Step(work, result, cycles, cost.energy + energy, cycles - cost.cycles, energy)
+    cycles = max(product, busy)
+    return Step(work, result, cycles, result.cost.energy + energy, cycles - product, energy)
 
 
 def vector_cost(vectors: Sequence[Vector], units: Units) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ...ir.diagnostics import error
 from ...ir.graph import Module
 from ...ir.interpret import evaluate
 from ..backend import KernelCost
+from .deploy import Deployment, loaded
 from .export import to_csv, to_json, to_timeloop
 from .plan import Plan, Step
 from .whatif import what_if
@@ -23,13 +25,21 @@ TIMELOOP = "mapping.timeloop.yaml"
 
 
 class AcceleratorProgram:
-    """What the machine would do. `run` computes by the interpreter: the machine's results are the model's."""
+    """What the machine does. Integer graphs run as programs on the functional simulator, others in the interpreter."""
 
-    def __init__(self, module: Module, plan: Plan | None, stored: Mapping[str, Any] | None = None) -> None:
-        self.module, self.plan = module, plan
+    def __init__(
+        self,
+        module: Module,
+        plan: Plan | None,
+        deployment: Deployment | None = None,
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.module, self.plan, self.deployment = module, plan, deployment
         self._stored = dict(stored) if stored is not None else None
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
+        if self.deployment is not None:
+            return self.deployment.run(arrays)
         return list(evaluate(self.module.main, arrays))
 
     def mapping(self) -> dict[str, Any]:
@@ -37,17 +47,40 @@ class AcceleratorProgram:
         if self._stored is None:
             assert self.plan is not None
             self._stored = json.loads(to_json(self.plan))
+            self._simulated(self._stored["steps"])
             if self.plan.described is not None:
                 self._stored["what_if"] = what_if(self.plan, self.plan.described)
         return self._stored
 
+    def _simulated(self, steps: Sequence[dict[str, Any]]) -> None:
+        """Beside each product of the plan what its program took on the event simulator."""
+        times: dict[str, deque[float]] = {}
+        for t in self.deployment.times if self.deployment is not None else ():
+            if t["product"]:
+                times.setdefault(t["name"], deque()).append(t["cycles"])
+        for step in steps:
+            if "layer" in step and times.get(step["name"]):
+                step["simulated_cycles"] = times[step["name"]].popleft()
+
     def kernel_costs(self, arrays: Sequence[Any] | None = None) -> list[KernelCost]:
-        """See `backends.backend.Profiled`; nothing is measured: the machine exists as a description."""
+        """See `backends.backend.Profiled`; what is measured is the event simulator, whatever the arrays."""
         data = self.mapping()
         clock = data["clock_hz"]
-        return [
-            KernelCost(s["name"], tuple(s["op"].split()), s["cycles"] / clock, None, s["bound"]) for s in data["steps"]
-        ]
+        found = []
+        for s in data["steps"]:
+            simulated = s["simulated_cycles"] / clock if "simulated_cycles" in s and arrays is not None else None
+            found.append(KernelCost(s["name"], tuple(s["op"].split()), s["cycles"] / clock, simulated, s["bound"]))
+        return found
+
+    def simulation(self) -> str:
+        """See `backends.backend.Simulated`."""
+        rows = [f"{'layer':32} {'predicted':>12} {'simulated':>12} {'error':>7}"]
+        for s in self.mapping()["steps"]:
+            if "simulated_cycles" in s:
+                real = s["simulated_cycles"]
+                error = (s["cycles"] - real) / real if real else 0.0
+                rows.append(f"{s['name'][:32]:32} {s['cycles']:12,.0f} {real:12,.0f} {error:7.1%}")
+        return "\n".join(rows) if len(rows) > 1 else ""
 
     def save(self, folder: Path) -> dict[str, Any]:
         """mapping.json, a table of layers as CSV, and the mappings in Timeloop's form."""
@@ -56,7 +89,8 @@ class AcceleratorProgram:
         if self.plan is not None:
             (folder / TABLE).write_text(to_csv(self.plan), encoding="utf-8")
             (folder / TIMELOOP).write_text(_timeloop(self.plan.steps), encoding="utf-8")
-        return {k: data[k] for k in ("machine", "clock_hz", "cycles", "energy_pj", "seconds", "notes")}
+        made = {} if self.deployment is None else {"deployment": self.deployment.save(folder)}
+        return made | {k: data[k] for k in ("machine", "clock_hz", "cycles", "energy_pj", "seconds", "notes")}
 
 
 def _timeloop(steps: Sequence[Step]) -> str:
@@ -77,4 +111,5 @@ def load_program(folder: Path, info: Mapping[str, Any], module: Module) -> Accel
             raise ValueError("another format version")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise error("IG0534", f"`{path}` does not hold the mappings of a model: {e}", hint="compile it again") from None
-    return AcceleratorProgram(module, None, data)
+    deployment = loaded(module.main, folder, info["deployment"]) if "deployment" in info else None
+    return AcceleratorProgram(module, None, deployment, data)

@@ -26,16 +26,27 @@ MOST_STEPS = 1 << 22
 """More steps than this are not laid out: their edges do not matter."""
 
 
-def cycles_of(layer: Layer, mapping: Mapping, machine: Hierarchy, rates: Rates, flow: Dataflow, cost: Cost) -> float:
-    """Cycles of the layer; `cost` is what `cost.evaluate` says of the mapping."""
+def cycles_of(
+    layer: Layer,
+    mapping: Mapping,
+    machine: Hierarchy,
+    rates: Rates,
+    flow: Dataflow,
+    cost: Cost,
+    beside: float = 0.0,
+) -> float:
+    """Cycles of the layer; `cost` is what `cost.evaluate` says of the mapping.
+
+    `beside` are cycles of the outermost memory for what is read along with the results: a residual sum.
+    """
     if not machine.prologue:
-        return cost.cycles
+        return cost.cycles + beside
     order = mapping.orders[0]
     sizes = {d: _sizes(layer.extent[d], mapping.tiles[d][0]) for d in order.loops}
     busy = [d for d in order.loops if len(sizes[d]) > 1]
     shape = tuple(len(sizes[d]) for d in busy)
     if math.prod(shape) > MOST_STEPS:
-        return cost.cycles
+        return cost.cycles + beside
     steps = _Steps(layer, mapping, sizes, busy, shape)
     outer = machine.outer
     load: Array = np.zeros(shape)
@@ -52,6 +63,8 @@ def cycles_of(layer: Layer, mapping: Mapping, machine: Hierarchy, rates: Rates, 
     deep = cost.outer_cycles - float(load.sum() + store.sum())  # what no memory of the first tier keeps
     work = steps.work(machine, rates, flow)
     load = load + max(deep, 0.0) * work / work.sum()
+    if beside and (whole := store.sum()):
+        store = store * (1 + beside / whole)
     kept = [next((t.copies for t in machine.tiers[0] if x in t.holds), 2) for x in "WIO"]
     l, w, s, leaves = (  # noqa: E741
         np.broadcast_to(a, shape).reshape(-1).tolist() for a in (load, work, store, steps.leaves())

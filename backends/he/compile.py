@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -40,7 +40,7 @@ class Compiled:
     network: Network
     chosen: Chosen
     levels: Levels
-    counted: Count = field(repr=False, compare=False, default_factory=lambda: Count({}, {}))  # type: ignore[arg-type]
+    counted: Count
 
     @property
     def parameters(self) -> Parameters:

@@ -82,10 +82,7 @@ def read_network(graph: Graph) -> Network:
         raise error("IG0546", f"an encrypted model takes one sample at a time, not {given.type}", hint=hint)
     reader = _Reader(graph)
     for node in graph.nodes:
-        try:
-            reader.read(node)
-        except IntaglioError:
-            raise
+        reader.read(node)
     return _folded(reader.network, reader.at[graph.outputs[0]])
 
 

@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ...backends.backend import Simulated
     from ...ir.diagnostics import error
     from ..api import Compiled
     from ..arrays import as_typed, read_arrays
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if args.against:
         contenders.append(onnxruntime_contender(_original(args, compiled.manifest.origin), inputs, args.threads))
     print(table(measure(contenders, args.seconds)))
+    if isinstance(compiled.program, Simulated) and (layers := compiled.program.simulation()):
+        print(f"\ncycles of each layer\n{layers}")
     return 0
 
 

@@ -161,6 +161,7 @@ def _cycles(data: Mapping[str, Any]) -> str:
                 code(s["op"]),
                 _unrolled(s),
                 f"{s['cycles']:,.0f}",
+                f"{s['simulated_cycles']:,.0f}" if "simulated_cycles" in s else "",
                 used,
                 *shares,
                 bar(s["cycles"] / whole),
@@ -171,8 +172,8 @@ def _cycles(data: Mapping[str, Any]) -> str:
         share = sums[p] / whole
         whole_rows.append((escape(words), count(round(sums[p])), f"{share:.1%}", bar(share)))
     top = table(("", "cycles", "share", ""), whole_rows, right=(1, 2))
-    heads = ("step", "op", "mapping", "cycles", "array used", *PARTS, "")
-    return top + fold("Step by step", str(len(rows)), table(heads, rows, right=(3, 4, 5, 6, 7, 8, 9)))
+    heads = ("step", "op", "mapping", "cycles", "simulated", "array used", *PARTS, "")
+    return top + fold("Step by step", str(len(rows)), table(heads, rows, right=(3, 4, 5, 6, 7, 8, 9, 10)))
 
 
 def _unrolled(step: Mapping[str, Any]) -> str:

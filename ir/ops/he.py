@@ -172,67 +172,67 @@ def _bootstrap_rule(types: Types, attrs: Mapping[str, Any]) -> Cipher:
 # --- primitives -------------------------------------------------------------------------------------------------------
 
 
-@op("he.add_ct", "xs: T[*S]... -> any[?]", declared=_declared(_same))
+@op("he.add_ct", "x: T[*S], y: T[*S] -> any[?]", declared=_declared(_same))
 def add_ct(x, y):
     """The sum of two ciphertexts of one level, scale and packing."""
     return x + y
 
 
-@op("he.sub_ct", "xs: T[*S]... -> any[?]", declared=_declared(_same))
+@op("he.sub_ct", "x: T[*S], y: T[*S] -> any[?]", declared=_declared(_same))
 def sub_ct(x, y):
     """The difference of two ciphertexts of one level, scale and packing."""
     return x - y
 
 
-@op("he.negate", "xs: T[*S]... -> any[?]", declared=_declared(_unchanged))
+@op("he.negate", "x: T[*S] -> any[?]", declared=_declared(_unchanged))
 def negate(x):
     """The ciphertext of -x."""
     return -x
 
 
-@op("he.add_plain", "xs: T[*S]... -> any[?]", declared=_declared(_add_plain_rule))
+@op("he.add_plain", "x: T[*S], values: T2[*R] -> any[?]", declared=_declared(_add_plain_rule))
 def add_plain(x, values, *, _types):
     """x plus a tensor in the clear, encoded at the level and scale of x and packed as x is."""
     return x + Packing.parse(_types[0][0].packing).pack(values)
 
 
-@op("he.mul_plain", "xs: T[*S]... -> any[?]", declared=_declared(_mul_plain_rule))
+@op("he.mul_plain", "x: T[*S], values: T2[*R] -> any[?]", declared=_declared(_mul_plain_rule))
 def mul_plain(x, values, *, bits: int, rescaled: int, _types):
     """x times a tensor in the clear, encoded so that rescaling by a prime of `bits` gives scale 2^`rescaled`."""
     return x * Packing.parse(_types[0][0].packing).pack(values)
 
 
-@op("he.mul_ct", "xs: T[*S]... -> any[?]", declared=_declared(_product))
+@op("he.mul_ct", "x: T[*S], y: T[*S] -> any[?]", declared=_declared(_product))
 def mul_ct(x, y):
     """The product of two ciphertexts: of size 3, at the product of the scales."""
     return x * y
 
 
-@op("he.square", "xs: T[*S]... -> any[?]", declared=_declared(_square_rule))
+@op("he.square", "x: T[*S] -> any[?]", declared=_declared(_square_rule))
 def square(x):
     """The product of a ciphertext with itself: of size 3, at the square of the scale."""
     return x * x
 
 
-@op("he.relin", "xs: T[*S]... -> any[?]", declared=_declared(_relin_rule))
+@op("he.relin", "x: T[*S] -> any[?]", declared=_declared(_relin_rule))
 def relin(x):
     """A product back to size 2, by the relinearisation key."""
     return x
 
 
-@op("he.rescale", "xs: T[*S]... -> any[?]", declared=_declared(_rescale_rule))
+@op("he.rescale", "x: T[*S] -> any[?]", declared=_declared(_rescale_rule))
 def rescale(x, *, bits: int):
     """One level down: modulus and scale are divided by the level's prime, of `bits` bits."""
     return x
 
 
-@op("he.drop", "xs: T[*S]... -> any[?]", declared=_declared(_drop_rule))
+@op("he.drop", "x: T[*S] -> any[?]", declared=_declared(_drop_rule))
 def drop(x, *, level: int):
     """The same ciphertext at a lower level; scale unchanged."""
     return x
 
 
-@op("he.rotate", "xs: T[*S]... -> any[?]", declared=_declared(_rotate_rule))
+@op("he.rotate", "x: T[*S] -> any[?]", declared=_declared(_rotate_rule))
 def rotate(x, *, step: int):
     """Slots to the left: y[t] = x[t + step], around the end; needs the key of that step."""
     return np.roll(x, -step)
@@ -254,7 +254,7 @@ def linear_map(source: Packing, target: Packing, weights: tuple[int, ...], attrs
     return conv_map((c, h, w), weights, (p, q), attrs["strides"], attrs["pads"], attrs["groups"])
 
 
-@op("he.linear", "xs: T[*S]... -> any[?]", declared=_declared(_linear_rule))
+@op("he.linear", "x: T[*S], w: T2[*R], b: T3[*Q]? -> any[?]", declared=_declared(_linear_rule))
 def linear(
     x,
     w,
@@ -283,7 +283,7 @@ def linear(
     return y if b is None else y + into.pack(b)
 
 
-@op("he.repack", "xs: T[*S]... -> any[?]", declared=_declared(_linear_rule))
+@op("he.repack", "x: T[*S], w: T2[*R] -> any[?]", declared=_declared(_linear_rule))
 def repack(x, w, *, target: str, babies: Ints, giants: Ints, folds: Ints, bits: int, scale: int, _types):
     """The same elements in another packing, each times `w` (one number, or one per element). Costs one level."""
     source, into, plan = Packing.parse(_types[0][0].packing), Packing.parse(target), Plan.of(babies, giants, folds)
@@ -297,13 +297,13 @@ def identity_map(size: int) -> LinearMap:
     return LinearMap(size, size, 1, lambda r, c: (r, r == c), np.ones(size, np.int64), lambda r: 1)
 
 
-@op("he.polynomial", "xs: T[*S]... -> any[?]", declared=_declared(_polynomial_rule))
+@op("he.polynomial", "x: T[*S] -> any[?]", declared=_declared(_polynomial_rule))
 def polynomial(x, *, coeffs: Floats, bits: Ints, scale: int):
     """sum of coeffs[i] x^i in every slot; `bits` are those of the primes it rescales by, one for each level."""
     return sum((c * x**i for i, c in enumerate(coeffs)), np.zeros_like(x))
 
 
-@op("he.monic", "xs: T[*S]... -> any[?]", declared=_declared(_monic_rule))
+@op("he.monic", "x: T[*S] -> any[?]", declared=_declared(_monic_rule))
 def monic(x, *, coeffs: Floats, bits: Ints):
     """x^d + sum of coeffs[i] x^i for d = 4 or 8, in log2(d) levels: squares completed one inside the other.
 
@@ -317,7 +317,7 @@ def polynomial_levels(degree: int) -> int:
     return math.ceil(math.log2(max(2, degree))) + 1
 
 
-@op("he.bootstrap", "xs: T[*S]... -> any[?]", declared=_declared(_bootstrap_rule))
+@op("he.bootstrap", "x: T[*S] -> any[?]", declared=_declared(_bootstrap_rule))
 def bootstrap(x, *, level: int, scale: int):
     """The same values, at most 1 in size, at a higher level (Cheon et al. 2018)."""
     return x

@@ -7,7 +7,7 @@ shape.concat of channels, shape.reshape                      names for parts of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from ....ir.graph import Graph, Node, Value
@@ -77,12 +77,11 @@ def _groups(graph: Graph) -> dict[Node, Group]:
             if v is not None:
                 users.setdefault(v, []).append(node)
     results = set(graph.outputs)
-    place = {node: i for i, node in enumerate(graph.nodes)}
     inside: dict[Node, Group] = {}
     for node in graph.nodes:
         if node in inside:
             continue
-        members = _members(node, users, results, place)
+        members = _members(node, users, results, inside)
         if members:
             kind = next((n.op.name for n in members if n.op.name in SUMS), members[0].op.name)
             group = Group(kind, tuple(members))
@@ -90,7 +89,7 @@ def _groups(graph: Graph) -> dict[Node, Group]:
     return inside
 
 
-def _members(node: Node, users: dict[Value, list[Node]], results: set[Value], place: dict[Node, int]) -> list[Node]:
+def _members(node: Node, users: dict[Value, list[Node]], results: set[Value], inside: Container[Node]) -> list[Node]:
     op = node.op.name
     if op in ("quant.add", "nn.max_pool", "quant.table", "shape.concat", "shape.reshape"):
         return [node] if _by_itself(node) else []
@@ -106,11 +105,8 @@ def _members(node: Node, users: dict[Value, list[Node]], results: set[Value], pl
         return []
     members.append(last)
     add = _only(last.output, users, results, "quant.add")
-    if add is not None and _by_itself(add) and members[-2].op.name in PRODUCTS:
-        other = next((v for v in add.inputs if v is not last.output), None)
-        # what is added has to be there when the sums are
-        if other is not None and (other.node is None or place[other.node] < place[node]):
-            members.append(add)
+    if add is not None and add not in inside and _by_itself(add) and members[-2].op.name in PRODUCTS:
+        members.append(add)  # the layer runs where the sum stands: what is added is there
     return members
 
 

@@ -33,6 +33,7 @@ __all__ = ["Piece", "Program", "Tensor", "program_of"]
 
 ALIGNED = 64  # bytes in DRAM
 TABLES = 2  # the stream of tables
+SPARE = 4 * LINE  # bytes that a memory has beside its capacity: buffers start at lines
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class _Network:
                 continue
             writer.sync()
             stop = {q: len(writer.queues[q]) for q in Queue}
-            name = _name(group.nodes[0])
+            name = _name(group.nodes[0], group.output)
             pieces.append(Piece(name, group.kind, self.layers.get(group), self.mappings.get(group), start, stop))
         return Program(
             queues=writer.finished(),
@@ -280,12 +281,9 @@ class _Network:
         for store in self.machine.tiers[0]:
             size = math.inf if math.isinf(store.capacity) else int(store.capacity // 8) // LINE * LINE
             needed = max((self._needed(g, store) for g in self.mappings), default=0)
-            if needed > size:
-                raise error(
-                    "IG0585",
-                    f"tiles of {needed} bytes do not fit in `{store.name}`, which has {size}",
-                    hint="sizes are rounded up to lines of 8 bytes: give the machine a few bytes more",
-                )
+            if needed > size + SPARE:
+                raise error("IG0585", f"tiles of {needed} bytes do not fit in `{store.name}`, which has {size}")
+            size = max(size, needed)
             room = needed if math.isinf(size) else int(size)
             room = max(room, 1 << 16) if math.isinf(size) else room
             regions[store.name] = Room(at, room)
@@ -509,8 +507,9 @@ def _input(node: Node) -> Value:
     return v
 
 
-def _name(node: Node) -> str:
-    return node.loc.sources[0] if node.loc is not None and node.loc.sources else node.op.name
+def _name(node: Node, result: Value) -> str:
+    """What the plan calls the layer, too."""
+    return node.loc.sources[0] if node.loc is not None and node.loc.sources else result.name or node.op.name
 
 
 def _array(v: Value | None) -> Any:

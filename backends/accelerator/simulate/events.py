@@ -186,7 +186,8 @@ class _Events:
             n = one["rows"] * one["columns"] * one["count"]
             counts[outer, "O", "write"] += n
             self._first("O", "read", n, acc)
-            return n * bits["O"] / self.machine.outer.writing
+            extra = n * 8 / self.machine.outer.reading if one["residual"] else 0.0  # what is added comes from DRAM
+            return n * bits["O"] / self.machine.outer.writing + extra
         if one.op == "store":
             n = one["rows"] * one["columns"] * one["bytes"] // 4
             counts[outer, "O", "write"] += n

@@ -115,10 +115,9 @@ class SimEngine(Composed):
         need_size("mul", x.meta)
         need_size("mul", y.meta)
         meta = Meta(x.meta.level, x.meta.scale * y.meta.scale, 3)
-        if x is y:
-            variance = 4 * x.values**2 * x.variance + 3 * x.variance**2
-        else:
-            variance = x.values**2 * y.variance + y.values**2 * x.variance + x.variance * y.variance
+        # both may come from one ciphertext, and their errors be the same: deviations add up, not variances
+        cross = np.abs(x.values) * np.sqrt(y.variance) + np.abs(y.values) * np.sqrt(x.variance)
+        variance = cross**2 + 3 * x.variance * y.variance
         return self._made(x.values * y.values, meta, variance)
 
     def relin(self, x: Sealed) -> Sealed:

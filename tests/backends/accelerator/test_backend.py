@@ -14,6 +14,7 @@ import intaglio
 from intaglio.backends.accelerator.mapping import Mapping
 from intaglio.backends.accelerator.target import machine_named
 from intaglio.compiler.api import load_artifact
+from intaglio.ir import evaluate
 from intaglio.ir.diagnostics import IntaglioError
 from intaglio.ir.text import parse
 
@@ -167,3 +168,48 @@ def test_a_layer_that_does_not_fit_says_so(machine: str) -> None:
 
 def test_presets_are_machines() -> None:
     assert machine_named("gemmini16").array.rows == 16
+
+
+INTEGER = """ig 1
+module @integer {
+  graph @main(%x: u8[1, 4, 9, 9]) -> (y: u8[1, 6, 9, 9]) {
+    %w = const @"w" : i8[6, 4, 3, 3]
+    %m = const 1500000000 : i32[]
+    %s = const 40 : i32[]
+    %0 = quant.conv(%x, %w) {pads = [1, 1, 1, 1], zero = 9} : i32[1, 6, 9, 9]
+    %y = quant.requantize(%0, %m, %s) {to = u8, zero = 100} : u8[1, 6, 9, 9]
+    return %y
+  }
+}
+"""
+
+
+def test_an_integer_model_runs_as_a_program(machine: str, tmp_path: Path) -> None:
+    """Compiled, saved and loaded: bit for bit the interpreter's result, with simulated beside predicted cycles."""
+    rng = np.random.default_rng(0)
+    module = parse(INTEGER, weights={"w": rng.integers(-128, 128, (6, 4, 3, 3)).astype(np.int8)})  # type: ignore[arg-type]
+    compiled = intaglio.compile(module, "accelerator", machine=machine)
+    x = rng.integers(0, 256, (1, 4, 9, 9)).astype(np.uint8)
+    (expected,) = evaluate(module.main, [x])
+    compiled.save(tmp_path / "out")
+    again = load_artifact(tmp_path / "out")
+    for one in (compiled, again):
+        np.testing.assert_array_equal(one.run({"x": x})["y"], expected)
+        (cost,) = one.kernel_costs(measure=True)
+        assert cost.measured is not None
+        assert abs(cost.predicted / cost.measured - 1) < 0.05
+        assert "simulated" in one.program.simulation()
+    trace = json.loads((tmp_path / "out" / "trace.json").read_text())
+    assert {e["name"] for e in trace["traceEvents"] if e["ph"] == "X"} >= {"load", "conv", "req"}
+
+
+def test_a_damaged_program_is_refused(machine: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    module = parse(INTEGER, weights={"w": rng.integers(-128, 128, (6, 4, 3, 3)).astype(np.int8)})  # type: ignore[arg-type]
+    intaglio.compile(module, "accelerator", machine=machine).save(tmp_path / "out")
+    path = tmp_path / "out" / "program0.bin"
+    data = bytearray(path.read_bytes())
+    data[80] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(IntaglioError, match="IG0507"):
+        load_artifact(tmp_path / "out")

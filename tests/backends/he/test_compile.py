@@ -17,6 +17,7 @@ from intaglio.backends.he.program import HeProgram
 from intaglio.ir import IntaglioError, evaluate, verify
 from intaglio.ir.graph import Module
 
+from ...zoo import data
 from . import models
 
 
@@ -177,3 +178,24 @@ def test_one_sample_at_a_time() -> None:
     e.output(e.emit("math.mul", x, x), "y")
     with pytest.raises(IntaglioError, match="one sample"):
         compile_graph(e.freeze(), "sim")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("name", "engine", "bootstrap", "golden"),
+    [
+        ("resnet8_cifar10", "seal", False, (230, 1709, 16, 15, 0)),
+        ("resnet20_cifar10", "lattigo", False, (545, 4479, 21, 39, 0)),
+        ("resnet20_cifar10", "lattigo", True, (545, 4479, 21, 9, 4)),
+    ],
+)
+def test_residual_networks_of_the_zoo(name: str, engine: str, bootstrap: bool, golden: tuple[int, ...]) -> None:
+    """Verified circuits at 128 bits: rotations, products, keys, levels, bootstraps."""
+    if data.folder() is None:
+        pytest.skip(data.MISSING)
+    pipeline = "freeze,canonicalize,polynomial{degree=2,range=4.0},fold"
+    model = intaglio.load(data.file(f"models/{name}.onnx"))
+    c = compile_graph(intaglio.optimize(model, pipeline).main, engine, bootstrap=bootstrap)
+    verify(c.circuit.graph)
+    assert (*counts(c), c.parameters.max_level, c.bootstraps) == golden
+    assert not c.parameters.insecure
