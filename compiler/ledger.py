@@ -90,7 +90,21 @@ class Ledger:
             loss, kind = self.claimed.get(metric, 0.0), "claimed"
         if not loss <= limit:
             notes = [f"{e.step}: {_losses(e)}" for e in self.entries if e.claimed or e.measured]
-            raise error("IG0408", f"the budget {self.budget} is exceeded: {kind} {metric} = {loss:.4g}", notes=notes)
+            what = f"the budget {self.budget} is exceeded: {kind} {metric} = {loss:.4g}"
+            raise error("IG0408", what, hint=self._advice(), notes=notes)
+
+    def _advice(self) -> str | None:
+        """What to do about a budget that quantization exceeds; None if it is not to blame."""
+        step = next((e for e in self.entries if re.match(r"quantize\b", e.step)), None)
+        if step is None or self.budget is None:
+            return None
+        if self.budget.metric == "rel_l2":
+            loss = f"{self.budget.loss:g}"
+        else:  # half of what it was off by: a start
+            loss = f"{step.measured['rel_l2'] / 2:.2g}" if step.measured.get("rel_l2", math.nan) > 0 else "0.05"
+        name, _, options = step.step.partition("{")
+        options = ",".join(o for o in (options.removesuffix("}"), f"loss={loss}") if o)
+        return f"`{name}{{{options}}}` names the layers to keep in 8 bits; keep=[...] keeps them; or take more bits"
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
 

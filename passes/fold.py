@@ -21,6 +21,7 @@ from .rebuild import Rebuild, array_of
 
 __all__ = ["Fold", "compute", "extents", "fold"]
 
+SMALL = 1024  # elements of what quantised biases become floats up to
 MAX_WORK = 1_000_000_000  # operations: the interpreter would take seconds for more
 
 
@@ -28,12 +29,12 @@ MAX_WORK = 1_000_000_000  # operations: the interpreter would take seconds for m
 class Fold:
     limit: int = option(1 << 26, "bytes: larger results stay computations")
     grow: int = option(1 << 20, "bytes that a constant may be larger than what it is computed from")
-    dequantize: int = option(
-        1024, "elements: quantised constants become floats up to this size, larger ones stay quantised"
+    dequantize: int | None = option(
+        None, "elements: quantised constants become floats up to this size; none: only biases and single numbers do"
     )
 
     def __post_init__(self) -> None:
-        if min(self.limit, self.grow, self.dequantize) < 0:
+        if min(self.limit, self.grow, self.dequantize or 0) < 0:
             raise ValueError("limits are not negative")
 
 
@@ -42,8 +43,8 @@ def fold(graph: Graph, options: Fold, context: Context) -> Graph:
     """Compute everything that depends on constants only.
 
     The interpreter does it, so the bits are those the reference backend would give. Results stay within limits:
-    nothing grows by more than `grow` bytes, and weights that are stored quantised are not blown up to floats. A
-    computation that fails (an index out of range) is left alone: it fails when it is run, if it is run.
+    nothing grows by more than `grow` bytes, and weights that are stored quantised stay so: `integer` computes with their
+    codes, whichever of the two runs first. A computation that fails (an index out of range) is left alone: it fails when it is run, if it is run.
 
     Before:
 
@@ -130,7 +131,7 @@ def _small_enough(node: Node, arrays: Sequence[Any], options: Fold) -> bool:
     if not _fits(results, arrays, options):
         return False
     if _quantised(v for v in node.inputs if v is not None) and not _quantised(node.outputs):
-        return max((a.size for a in arrays if a is not None), default=0) <= options.dequantize
+        return max((a.size for a in arrays if a is not None), default=0) <= _dequantized(node, options)
     return node_cost(node).flops <= MAX_WORK
 
 
@@ -146,6 +147,15 @@ def _fits(results: int, arrays: Sequence[Any], options: Fold) -> bool:
 
 def _quantised(values: Iterable[Value]) -> bool:
     return any(isinstance(v.type, Tensor) and isinstance(v.type.elem, (Affine, Sign, Pow2)) for v in values)
+
+
+def _dequantized(node: Node, options: Fold) -> int:
+    """How many codes may become floats. Those of weights are what integer kernels read; biases have 32 bits."""
+    if options.dequantize is not None:
+        return options.dequantize
+    elem: Any = node.inputs[0].type.elem if node.inputs[0] is not None else None  # type: ignore[union-attr]
+    narrow = not isinstance(elem, Affine) or elem.store.bits <= 8
+    return 1 if narrow and node.op.name == "quant.dequantize" else SMALL
 
 
 def _nbytes(v: Value) -> int:

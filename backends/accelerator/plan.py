@@ -101,15 +101,26 @@ def plan(
             if key not in known:
                 known[key] = find(work.layer, machine, rates(work.layer))
             result = known[key]
-            cycles = _timed(work.layer, result, machine, rates(work.layer), _moved(work, machine))
+            busy, _ = vector_cost(work.vectors, units)
+            beside, tables = _moved(work, machine), _tables(work, machine)
+            cycles = _timed(work.layer, result, machine, rates(work.layer), beside, busy, tables)
         steps.append(_step(work, result, cycles, machine, units))
     return Plan(machine, tuple(steps))
 
 
-def _timed(layer: Layer, found: Result, machine: Hierarchy, rates: Rates, beside: float) -> float:
+def _timed(
+    layer: Layer, found: Result, machine: Hierarchy, rates: Rates, beside: float, along: float, tables: float
+) -> float:
     """The time of a mapping with the tiles as they are (`timeline.py`), what goes along with its results included."""
     flow = next(f for f in machine.dataflows if f.name == found.mapping.dataflow)
-    return cycles_of(layer, found.mapping, machine, rates, flow, found.cost, beside)
+    return tables + cycles_of(layer, found.mapping, machine, rates, flow, found.cost, beside, along)
+
+
+def _tables(work: Work, machine: Hierarchy) -> float:
+    """Cycles to read bias, multiplier and shift of every channel: 16 bytes, before the first result leaves."""
+    if work.layer is None or all(v.op != "quant.requantize" for v in work.vectors):
+        return 0.0
+    return work.layer.extent["G"] * work.layer.extent["K"] * 128 / machine.outer.reading
 
 
 def _moved(work: Work, machine: Hierarchy) -> float:

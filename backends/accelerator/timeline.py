@@ -34,10 +34,12 @@ def cycles_of(
     flow: Dataflow,
     cost: Cost,
     beside: float = 0.0,
+    along: float = 0.0,
 ) -> float:
     """Cycles of the layer; `cost` is what `cost.evaluate` says of the mapping.
 
-    `beside` are cycles of the outermost memory for what is read along with the results: a residual sum.
+    `beside` are cycles of the outermost memory for what is read along with the results: a residual sum. `along` are
+    cycles of the vector units for all results on their way out: a tile's store takes no less than its share.
     """
     if not machine.prologue:
         return cost.cycles + beside
@@ -63,28 +65,37 @@ def cycles_of(
     deep = cost.outer_cycles - float(load.sum() + store.sum())  # what no memory of the first tier keeps
     work = steps.work(machine, rates, flow)
     load = load + max(deep, 0.0) * work / work.sum()
-    if beside and (whole := store.sum()):
-        store = store * (1 + beside / whole)
+    unit: Array = np.zeros(shape)
+    if whole := float(store.sum()):
+        unit, store = store * (along / whole), store * (1 + beside / whole)
     kept = [next((t.copies for t in machine.tiers[0] if x in t.holds), 2) for x in "WIO"]
-    l, w, s, leaves = (  # noqa: E741
-        np.broadcast_to(a, shape).reshape(-1).tolist() for a in (load, work, store, steps.leaves())
+    l, w, s, u, leaves = (  # noqa: E741
+        np.broadcast_to(a, shape).reshape(-1).tolist() for a in (load, work, store, unit, steps.leaves())
     )
-    return machine.latency + _makespan(l, w, s, leaves, min(kept[:2]), kept[2])
+    return machine.latency + _makespan(l, w, s, u, leaves, min(kept[:2]), kept[2])
 
 
 def _makespan(
-    load: list[float], work: list[float], store: list[float], leaves: list[bool], ahead: int, buffers: int
+    load: list[float],
+    work: list[float],
+    store: list[float],
+    unit: list[float],
+    leaves: list[bool],
+    ahead: int,
+    buffers: int,
 ) -> float:
     """When the last store is done. The outermost memory serves loads and stores as they become ready."""
     port = loaded = worked = stored = 0.0
     ends: list[float] = []  # of the work of each step
     visits: list[float] = []  # of the store of each tile of O
-    waiting: deque[tuple[float, float]] = deque()  # tiles of O that are done: (since when, time to store)
+    waiting: deque[tuple[float, int]] = deque()  # tiles of O that are done: (since when, in which step)
 
     def serve() -> None:
         nonlocal port, stored
-        since, takes = waiting.popleft()
-        port = stored = max(port, stored, since) + takes
+        since, step = waiting.popleft()
+        start = max(port, stored, since)
+        port = start + store[step]
+        stored = start + max(store[step], unit[step])
         visits.append(stored)
 
     tiles = 0  # of O that have begun
@@ -105,7 +116,7 @@ def _makespan(
         ends.append(worked)
         begins = leaves[i]
         if begins:
-            waiting.append((worked, store[i]))
+            waiting.append((worked, i))
     while waiting:
         serve()
     return max(stored, worked)

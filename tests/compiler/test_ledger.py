@@ -76,6 +76,25 @@ def test_measured_beats_claimed() -> None:
     Ledger((Entry("a", "exact"),), {}, Budget("top1", 0.0)).check()
 
 
+@pytest.mark.parametrize(
+    ("step", "measured", "budget", "said"),
+    [
+        ("quantize", {}, Budget("top1", 0.01), "`quantize{loss=0.05}`"),
+        ("quantize{weights=2}", {"rel_l2": 0.5}, Budget("top1", 0.01), "`quantize{weights=2,loss=0.25}`"),
+        ("quantize{weights=2}", {"rel_l2": 0.5}, Budget("rel_l2", 0.125), "`quantize{weights=2,loss=0.125}`"),
+        ("polynomial", {}, Budget("top1", 0.01), None),
+    ],
+)
+def test_quantization_over_budget_is_told_what_to_do(
+    step: str, measured: dict[str, float], budget: Budget, said: str | None
+) -> None:
+    with pytest.raises(IntaglioError) as e:
+        Ledger((Entry(step, "lossy", {}, measured),), {budget.metric: 1.0}, budget).check()
+    (found,) = e.value.diagnostics
+    assert found.code == "IG0408"
+    assert (said in found.hint and "keep=[" in found.hint) if said else not found.hint
+
+
 # --- calibration ----------------------------------------------------------------------------------------------------
 
 

@@ -174,15 +174,19 @@ def test_fold_does_not_blow_up_constants() -> None:
     assert "shape.tile" not in ops(fold(graph, grow=4_000_000))
 
 
-@pytest.mark.parametrize(("elements", "folded"), [(16, True), (5000, False)])
-def test_fold_leaves_weights_quantised(elements: int, folded: bool) -> None:
+@pytest.mark.parametrize(
+    ("store", "elements", "folded"),
+    [("i8", 1, True), ("i8", 16, False), ("i32", 16, True), ("i32", 5000, False)],
+)
+def test_fold_leaves_weights_quantised(store: str, elements: int, folded: bool) -> None:
     e = Editor()
     x = e.input("x", Tensor((N, elements), "f32"))
-    stored = Tensor((elements,), Affine(Int("i8"), Float("f32"), 0.5))
-    w = e.emit("quant.dequantize", e.constant(np.ones(elements, np.int8), "w", stored), to=Float("f32"))
+    stored = Tensor((elements,), Affine(Int(store), Float("f32"), 0.5))
+    w = e.emit("quant.dequantize", e.constant(np.ones(elements, store.replace("i", "int")), "w", stored), to=Float("f32"))
     e.output(e.emit("math.mul", x, w), "y")
     graph = e.freeze()
     assert ("quant.dequantize" not in ops(fold(graph))) is folded
+    assert "quant.dequantize" not in ops(fold(graph, dequantize=5000))
 
 
 def test_fold_leaves_what_fails() -> None:

@@ -161,9 +161,10 @@ class _Events:
         core.control(one)
         stop = start
         if one.op in ("load", "loadc", "store", "req"):
-            stop = start + self._move(one)
-            self.port = stop
-            self.out.dram += stop - start
+            moved = self._move(one)
+            self.port = start + moved
+            self.out.dram += moved
+            stop = start + max(moved, self._along(one))
         elif one.op in ("vec", "lut", "pwl", "red"):
             stop = start + self._vector(one) / self.lanes
             self.out.array += stop - start
@@ -206,6 +207,12 @@ class _Events:
         counts[outer, x, "read"] += n
         self._first(x, "write", n, bits[x])
         return n * bits[x] / self.machine.outer.reading
+
+    def _along(self, one: Instruction) -> float:
+        """Cycles of the vector unit for sums on their way out: a product and a shift each, a residual's sum."""
+        if one.op != "req":
+            return 0.0
+        return one["rows"] * one["columns"] * one["count"] * (2 + one["residual"]) / self.lanes
 
     def _vector(self, one: Instruction) -> int:
         """Operations of vector work: one an element, one an element of each window."""
