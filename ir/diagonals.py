@@ -209,7 +209,7 @@ def diagonals(plan: Plan, source: Packing, target: Packing, of: LinearMap, nonze
             seen[key] = 1
         if len(at):
             # a diagonal is multiplied before the giant rotation: rot(d * v, g) at slot t is d[t + g] * v[t + g]
-            entries[g, b] = ((at + g) % n, index, None)
+            entries[g, b] = (((at + g) % n).astype(np.int32), index.astype(np.int32), None)
             keys[g, b] = key
     wanted = of.uses if nonzero is None else of.uses[nonzero]
     if int((seen > 0).sum()) != int(wanted.sum()):

@@ -43,8 +43,9 @@ def fold(graph: Graph, options: Fold, context: Context) -> Graph:
     """Compute everything that depends on constants only.
 
     The interpreter does it, so the bits are those the reference backend would give. Results stay within limits:
-    nothing grows by more than `grow` bytes, and weights that are stored quantised stay so: `integer` computes with their
-    codes, whichever of the two runs first. A computation that fails (an index out of range) is left alone: it fails when it is run, if it is run.
+    nothing grows by more than `grow` bytes. Weights that are stored quantised stay so: `integer` computes with their
+    codes, whichever of the two runs first. A computation that fails (an index out of range) is left alone: it fails
+    when it is run, if it is run.
 
     Before:
 

@@ -32,7 +32,9 @@ def fix_type(t: Type, sizes: dict[str, Extent]) -> Type:
     if not sizes or t.static:
         return t
     shape = tuple(substitute(d, sizes) for d in t.shape)
-    return Cipher(shape, t.packing, t.level, t.scale, t.scheme) if isinstance(t, Cipher) else t.with_shape(shape)
+    if isinstance(t, Cipher):
+        return Cipher(shape, t.packing, t.level, t.scale, t.scheme, t.size)
+    return t.with_shape(shape)
 
 
 def refine(inferred: Type, written: Type) -> Type:

@@ -12,7 +12,8 @@ import numpy as np
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpret import run_node
 from .emit.groups import Stage, stages
-from .emit.network import Map, Program, Tensor, program_of
+from .emit.network import Map, Program, program_of
+from .emit.tensors import Tensor
 from .formats import DENSE, Format
 from .hierarchy import Hierarchy
 from .simulate.functional import simulate

@@ -21,7 +21,8 @@ import numpy as np
 
 from ...ir.diagnostics import error
 from ...ir.weights import Weights, save_weights
-from .emit.network import Piece, Program, Tensor
+from .emit.network import Piece, Program
+from .emit.tensors import Tensor
 from .isa.instructions import BYTES, Queue, decode, encode
 
 __all__ = ["load_program", "pack_program", "save_program", "unpack_program"]

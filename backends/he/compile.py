@@ -21,6 +21,7 @@ from .levels import Levels, place
 from .lower import lower
 from .network import Network, read_network
 from .parameters import KeyManifest, Parameters
+from .predict import few_contexts
 from .search import parameters
 from .security import check
 
@@ -116,6 +117,8 @@ def _finished(
     circuit = Circuit(emitted)
     counted = count(circuit)
     keys = manifest(counted)
+    if engine == "seal":
+        keys = few_contexts(keys, made)
     keys.check(made)
     check_keys(circuit, keys)
     return Compiled(

@@ -1,4 +1,4 @@
-"""What a circuit costs, before it runs: engine operations by level, rotation keys with their levels, seconds, bytes."""
+"""What a circuit consists of: engine operations by level, rotation keys with their levels. predict.py prices them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from .execute import Circuit, layer_of
 from .monic import monic
 from .parameters import KeyManifest, Parameters
 
-__all__ = ["Count", "Seconds", "check_keys", "count", "manifest", "node_count", "peak_bytes", "seconds"]
-
-BOOTSTRAP_SECONDS = 14.0  # of one at N = 2^16 on Lattigo, one AMD EPYC core with AVX-512
-SWITCHING = ("rotate", "relin", "conjugate")
+__all__ = ["Count", "Operation", "check_keys", "count", "manifest", "node_count"]
 
 Operation = tuple[str, int]  # a method of Engine, and the level of its operand
 
@@ -61,7 +58,8 @@ def node_count(circuit: Circuit, node: Node) -> Count:
         if name == "monic":
             monic(tally, x, node.attr("coeffs"), tally.encode)  # type: ignore[arg-type]
         else:
-            tally.poly(x, node.attr("coeffs"), Fraction(1 << 40))
+            tally.poly(x, node.attr("coeffs"), Fraction(1 << 40))  # which encodes its coefficients
+            tally.done.update({("encode", at): n for (op, at), n in tally.done.items() if op.endswith("_plain")})
         done = tally.done
     else:
         done[{"add_ct": "add", "sub_ct": "sub", "mul_ct": "mul", "negate": "neg"}.get(name, name), level] = 1
@@ -147,49 +145,3 @@ def check_keys(circuit: Circuit, keys: KeyManifest) -> None:
                 raise error(
                     "IG0545", f"`{node.op.name}` relinearises at level {level} without a key", hint="compile again"
                 )
-
-
-# --- time and memory --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Predicted CPU seconds of a forward pass (plaintexts encoded already), and where the figures are from."""
-
-    total: float
-    source: str
-
-
-def seconds(of: Count, parameters: Parameters, engine: str) -> Seconds:
-    """By the figures of this machine where `intaglio he calibrate` has measured them, else by built-in ones."""
-    from . import calibrate
-
-    costs = calibrate.known("seal" if engine == "sim" else engine, parameters.ring_degree)
-    total = 0.0
-    for (name, level), n in of.operations.items():
-        if name == "bootstrap":
-            one = BOOTSTRAP_SECONDS * parameters.ring_degree / (1 << 16)
-        else:
-            one = costs.cost(name, level)
-            if name in SWITCHING and costs.cpu == "built in":  # which are those of one special prime
-                one *= _digits(level, len(parameters.special_bits)) / _digits(level, 1)
-        total += n * one
-    return Seconds(total, costs.date or "built-in")
-
-
-def _digits(level: int, special: int) -> float:
-    """What key switching costs, in products of residues."""
-    return -(-(level + 1) // special) * (level + 1 + special)
-
-
-def peak_bytes(circuit: Circuit, parameters: Parameters, keys: KeyManifest) -> int:
-    """Keys, the ciphertexts alive at once, and the encoded diagonals of one layer: what the schedule holds at most."""
-    most = 0
-    for node in circuit.graph.nodes:
-        if node.op.name in ("he.linear", "he.repack"):
-            t = node.inputs[0].type  # type: ignore[union-attr]
-            assert isinstance(t, Cipher)
-            plan, found, _ = layer_of(circuit, node)
-            one = parameters.ciphertext_bytes(t.level)
-            most = max(most, one * (len(plan.baby_offsets) + len(plan.giants) + 3) + len(found) * one // 2)
-    return most + keys.bytes(parameters)

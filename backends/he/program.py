@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from ...ir.graph import Module
 from ...ir.types import Cipher
 from ..backend import KernelCost
 from . import layouts, security
-from .counting import Count, check_keys, count, node_count, peak_bytes, seconds
+from .counting import Count, check_keys, count, node_count
 from .execute import PROGRAM, Circuit, execute, load
 from .interface import SERVER, Interface, read_interface, save_interface
+from .predict import encodings, memory, seconds
 
 __all__ = ["HeProgram", "load_program"]
 
@@ -57,7 +59,9 @@ class HeProgram:
     def facts(self) -> dict[str, Any]:
         """What the manifest and the report say: counts, keys, levels, predicted time and memory, security."""
         counted, parameters, keys = count(self.circuit), self.interface.parameters, self.interface.manifest
-        guess = seconds(counted, parameters, self.interface.engine)
+        again = sum(encodings(self.circuit, parameters).values(), Counter())
+        guess = seconds(Count(counted.operations + again, {}), parameters, self.interface.engine)
+        room = memory(self.circuit, parameters, keys, self.interface.engine)
         return {
             "engine": self.interface.engine,
             "rotations": counted.total("rotate"),
@@ -69,7 +73,9 @@ class HeProgram:
             "levels": parameters.max_level,
             "predicted_seconds": guess.total,
             "predicted_by": guess.source,
-            "predicted_peak_bytes": peak_bytes(self.circuit, parameters, keys),
+            "encoded_again": again.total(),
+            "predicted_peak_bytes": room.total,
+            "predicted_bytes": asdict(room),
             "security": security.statement(parameters),
         }
 
@@ -80,13 +86,16 @@ class HeProgram:
             self.run(arrays)  # plaintexts are encoded in the first run
             measured = self._timed(arrays)
         made, parameters = [], self.interface.parameters
+        again = encodings(self.circuit, parameters)
         for node in self.circuit.graph.nodes:
             if node.constant is not None:
                 continue
             one = node_count(self.circuit, node)
             t = node.inputs[0].type if node.inputs and node.inputs[0] is not None else None
             bound = f"level {t.level}" if isinstance(t, Cipher) else ""
-            guess = seconds(Count(one.operations, {}), parameters, self.interface.engine).total
+            guess = seconds(
+                Count(one.operations + again.get(node, Counter()), {}), parameters, self.interface.engine
+            ).total
             name = next(iter(node.loc.sources), "") if node.loc is not None else ""
             made.append(KernelCost(name or node.op.name, (node.op.name,), guess, measured.get(node), bound))
         return made

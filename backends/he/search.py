@@ -2,10 +2,13 @@
 
 bits of q_0         the scale and ROOM bits for the numbers themselves
 bits of the others  the scale, so that a rescaling gives back what a product took
-special primes      one at least as large as all others; several where an engine takes them: fewer, smaller keys
+special primes      10 bits above all others where the table allows it, so that key switching adds no more than
+                    roundings do (noise.py, `offset`); several where an engine takes them: fewer, smaller keys
 """
 
 from __future__ import annotations
+
+import itertools
 
 from .parameters import Parameters
 from .security import limit
@@ -14,6 +17,7 @@ __all__ = ["ROOM", "parameters"]
 
 ROOM = 10  # log2 of the range of a decrypted number, sign and margin included
 SCALES = range(40, 27, -1)
+ABOVE = (10, 5)  # bits of a special prime above q_0
 LARGEST = 59  # bits of a prime that every engine takes
 SPARSE = "h=192"  # the secret that bootstrapping is made for
 BOOTSTRAP = (
@@ -32,8 +36,8 @@ def parameters(
     for bits in SCALES if scale is None else (scale,):
         first = min(bits + ROOM, LARGEST)
         most = max(1, (levels + 3) // 3) if special == 0 else special
-        for count in range(most, 0, -1):
-            extra = (min(first + 5, LARGEST),) * count
+        for count, above in itertools.product(range(most, 0, -1), ABOVE):
+            extra = (min(first + above, LARGEST),) * count
             own = BOOTSTRAP if bootstrap else ()
             made = Parameters(ring, (first, *(bits,) * levels), extra, bits, secret, own)
             allowed = limit(made)

@@ -21,7 +21,7 @@ from .round import Rounded
 from .segments import Segment, compute, segments
 from .settings import Quantize
 from .sweep import Decisions, bound_symbols, chunks, encoded
-from .torch_ops import apply, supported
+from .torch_ops import forward, supported
 
 __all__ = ["learned"]
 
@@ -130,29 +130,15 @@ class _Segment:
             return self._run(torch.from_numpy(np.ascontiguousarray(x)), hard=True).numpy()
 
     def _run(self, x: Any, *, drop: bool = False, hard: bool = False) -> Any:
-        raw: dict[Value | None, Any] = {self.segment.source: x}
-        coded: dict[Value, Any] = {self.segment.source: x}
-        for node in self.segment.nodes:
-            operands = []
-            for i, v in enumerate(node.inputs):
-                if v in raw:
-                    operands.append(coded[v] if v in coded and (node, i) in self.plan.coded else raw[v])
-                else:
-                    operands.append(self.constants.get(v))
-            if node in self.fixed:
-                soft = self.soft.get(node)
-                operands[1] = self.fixed[node] if soft is None else soft.weights(hard)
-            if node in self.biases:
-                if node in self.plan.added:
-                    place = 1 if node.inputs[1] in self.constants else 0
-                    operands[place] = self.biases[node]
-                else:
-                    operands[2:] = [self.biases[node]]
-            raw[node.output] = y = apply(node, operands)
-            elem = self.found.points.get(node.output)
-            if elem is not None:
-                coded[node.output] = y if node.output is self.segment.target else _through(y, elem, drop)
-        return raw[self.segment.target]
+        target = self.segment.target
+        weights = {n: w if n not in self.soft else self.soft[n].weights(hard) for n, w in self.fixed.items()}
+
+        def encode(v: Value, y: Any) -> Any:
+            elem = None if v is self.segment.source or v is target else self.found.points.get(v)
+            return None if elem is None else _through(y, elem, drop)
+
+        nodes, values = self.segment.nodes, {self.segment.source: x}
+        return forward(nodes, self.plan, values, self.constants, weights, self.biases, encode)[target]
 
 
 def _through(x: Any, elem: Any, drop: bool) -> Any:

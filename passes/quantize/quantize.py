@@ -24,7 +24,7 @@ from .settings import SIGNALS, Quantize, Weights
 from .sweep import Decisions, sweep
 from .write import written
 
-__all__ = ["mcnemar", "quantize"]
+__all__ = ["chosen_formats", "mcnemar", "quantize", "refuse_unknown", "tell"]
 
 
 @define_pass("quantize", contract="lossy", options=Quantize)
@@ -73,17 +73,17 @@ def quantize(graph: Graph, options: Quantize, context: Context) -> Graph:
         made = _decide(graph, plan, options, context)
         if key:
             remember(key, made, context, context.notes[before:])
-    _check_target(made, context)
+    refuse_unknown(made, context)
     return made
 
 
 def _decide(graph: Graph, plan: Plan, options: Quantize, context: Context) -> Graph:
-    formats = _formats(graph, plan, options, context)
+    formats = chosen_formats(graph, plan, options, context)
     found = sweep(graph, plan, options, formats, context.calibration, context.stage)
     if options.method == "adaround":
         better = learned(graph, plan, options, found, context.calibration, context.stage)
         found = sweep(graph, plan, options, formats, context.calibration, context.stage, better)
-    _tell(plan, options, found, context)
+    tell(plan, options, found, context)
     if options.loss is not None and found.loss > options.loss:
         raise _too_lossy(graph, plan, options, formats, found, context)
     return written(graph, plan, found)
@@ -95,7 +95,7 @@ def _what(options: Quantize) -> str:
     return "bits of layers" if options.average is not None else "roundings of weights"
 
 
-def _check_target(graph: Graph, context: Context) -> None:
+def refuse_unknown(graph: Graph, context: Context) -> None:
     """IG0436 where the target cannot read or write the codes."""
     for node in graph.nodes if context.target is not None else ():
         if node.op.name in ("quant.quantize", "quant.dequantize"):
@@ -130,7 +130,7 @@ def _too_lossy(
     return error("IG0435", what, hint=hint, notes=notes)
 
 
-def _formats(graph: Graph, plan: Plan, options: Quantize, context: Context) -> Mapping[Node, Weights]:
+def chosen_formats(graph: Graph, plan: Plan, options: Quantize, context: Context) -> Mapping[Node, Weights]:
     """How the weights of each layer are stored."""
     formats: dict[Node, Weights] = {}
     names = {layer.name for layer in plan.layers.values()}
@@ -160,7 +160,7 @@ def _wider(weights: Weights, bits: int) -> Weights:
     return weights if weights in ("fp8", "float") or not bits else cast(Weights, bits)
 
 
-def _tell(plan: Plan, options: Quantize, found: Decisions, context: Context) -> None:
+def tell(plan: Plan, options: Quantize, found: Decisions, context: Context) -> None:
     """What was done, for the ledger."""
     counts = Counter(r.format.name for r in found.weights.values())
     bits = sum(r.format.bits * r.codes.size for r in found.weights.values())

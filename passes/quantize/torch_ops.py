@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ...ir.graph import Node
+from ...ir.graph import Node, Value
+from .plan import Plan
 
-__all__ = ["apply", "supported"]
+__all__ = ["apply", "forward", "supported"]
 
 SUPPORTED = frozenset(
     {
@@ -71,6 +72,34 @@ def apply(node: Node, x: Sequence[Any]) -> Any:
     if name == "nn.softmax":
         return torch.softmax(x[0], dim=attr("axis"))
     raise NotImplementedError(name)
+
+
+def forward(
+    nodes: Iterable[Node],
+    plan: Plan,
+    values: Mapping[Value | None, Any],
+    constants: Mapping[Value | None, Any],
+    weights: Mapping[Node, Any],
+    biases: Mapping[Node, Any],
+    encode: Callable[[Value, Any], Any],
+) -> dict[Value | None, Any]:
+    """The values of `nodes`, before codes, with other weights and biases. `encode` rounds one, or gives None."""
+    raw = dict(values)
+    coded = {v: encode(v, x) for v, x in values.items() if v is not None}
+    for node in nodes:
+        operands = []
+        for i, v in enumerate(node.inputs):
+            code = coded.get(v) if v is not None and (node, i) in plan.coded else None
+            operands.append(code if code is not None else raw[v] if v in raw else constants.get(v))
+        if node in weights:
+            operands[1] = weights[node]
+        if node in biases and node in plan.added:
+            operands[1 if node.inputs[1] in constants else 0] = biases[node]
+        elif node in biases:
+            operands[2:] = [biases[node]]
+        raw[node.output] = y = apply(node, operands)
+        coded[node.output] = encode(node.output, y)
+    return raw
 
 
 def _conv(node: Node, x: Sequence[Any]) -> Any:

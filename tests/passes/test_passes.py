@@ -182,7 +182,9 @@ def test_fold_leaves_weights_quantised(store: str, elements: int, folded: bool) 
     e = Editor()
     x = e.input("x", Tensor((N, elements), "f32"))
     stored = Tensor((elements,), Affine(Int(store), Float("f32"), 0.5))
-    w = e.emit("quant.dequantize", e.constant(np.ones(elements, store.replace("i", "int")), "w", stored), to=Float("f32"))
+    w = e.emit(
+        "quant.dequantize", e.constant(np.ones(elements, store.replace("i", "int")), "w", stored), to=Float("f32")
+    )
     e.output(e.emit("math.mul", x, w), "y")
     graph = e.freeze()
     assert ("quant.dequantize" not in ops(fold(graph))) is folded

@@ -17,14 +17,15 @@ import numpy as np
 
 from ..counting import Order
 from ..formats import DENSE, Format
-from ..isa.compression import compress, number_of
+from ..isa.compression import number_of
 from ..isa.instructions import LINE, Queue
 from ..layer import DIMS, RELEVANT, Layer
 from .rings import Ring
 from .stream import Writer
 from .tiles import Span, Step, coordinates, runs, steps, volume
+from .weights import Places
 
-__all__ = ["Activation", "Buffers", "Contraction", "Packed", "Residual", "emit", "packed_weights"]
+__all__ = ["ENTRY", "Activation", "Buffers", "Contraction", "Packed", "Residual", "emit", "sizes"]
 
 LOAD, COMPUTE, STORE = Queue.LOAD, Queue.COMPUTE, Queue.STORE
 W, I, O, P = range(4)  # noqa: E741  # streams: weights, input, output, partial sums
@@ -120,43 +121,7 @@ def _most(layer: Layer, axis: int, tiles: Mapping[str, int]) -> int:
     return max(1, min(image, int(distinct(np.asarray(p), np.asarray(r), stride, dilation))))
 
 
-def packed_weights(
-    weights: Any, tiles: Mapping[str, int], bits: int, form: Format = DENSE
-) -> tuple[bytes, dict[tuple[Span, ...], tuple[int, int, int]]]:
-    """Weights [G, K, C, R, S] tile after tile, [g, k, r, s, c] in a tile, `bits` each, the tile padded to bytes.
-
-    Returns the bytes, and of each tile by the spans of (G, K, C, R, S) where it starts, its bytes as stored, in the
-    format `form`, and its bytes in local memory.
-    """
-    dims = ("G", "K", "C", "R", "S")
-    spans = [
-        [(i, min(tiles[d], n - i)) for i in range(0, n, tiles[d])] for d, n in zip(dims, weights.shape, strict=True)
-    ]
-    out, places, at = [], {}, 0
-    for index in np.ndindex(*[len(s) for s in spans]):
-        tile = tuple(spans[i][j] for i, j in enumerate(index))
-        part = weights[tuple(slice(first, first + n) for first, n in tile)].transpose(0, 1, 3, 4, 2)
-        codes = pack(part.reshape(-1), bits)
-        data = compress(codes, form)
-        places[tile] = (at, len(data), len(codes))
-        out.append(data)
-        at += len(data)
-    return b"".join(out), places
-
-
-def pack(values: Any, bits: int) -> bytes:
-    """Integers of 8, 4 or 2 bits, the first in the lowest bits of a byte."""
-    raw = np.ascontiguousarray(values).astype(np.int64) & (1 << bits) - 1
-    if bits == 8:
-        return raw.astype(np.uint8).tobytes()
-    per = 8 // bits
-    raw = np.concatenate([raw, np.zeros(-len(raw) % per, np.int64)]).reshape(-1, per)
-    return (raw << np.arange(per) * bits).sum(1).astype(np.uint8).tobytes()
-
-
-def emit(
-    c: Contraction, buffers: Mapping[str, Buffers], places: Mapping[tuple[Span, ...], tuple[int, int, int]], to: Writer
-) -> None:
+def emit(c: Contraction, buffers: Mapping[str, Buffers], places: Places, to: Writer) -> None:
     """Write the program of a layer; `places` are those of `packed_weights`."""
     _Emission(c, buffers, places, to).run()
 

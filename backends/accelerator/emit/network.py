@@ -15,35 +15,23 @@ import numpy as np
 
 from ....ir.diagnostics import error
 from ....ir.graph import Node, Value
-from ....ir.types import Int
-from ....ir.types import Tensor as Type
-from ..allocate import Buffer, place
 from ..formats import DENSE, Format, size_of
 from ..hierarchy import Hierarchy
 from ..isa.instructions import LINE, Instruction, Queue
 from ..layer import Layer
 from ..mapping import Mapping
 from ..workload import layer_of
-from .contraction import Activation, Buffers, Contraction, Packed, Residual, emit, packed_weights, sizes
+from .contraction import Activation, Buffers, Contraction, Packed, Residual, emit, sizes
 from .groups import PRODUCTS, Group, Stage, channel_axis
 from .stream import Writer
+from .tensors import ALIGNED, Tensor, Tensors, input_of, int_of, shape_of
 from .vector import Pool, Requantization, Room, Sum, Table, emit_pool, emit_sum, emit_table
+from .weights import packed_weights
 
-__all__ = ["Piece", "Program", "Tensor", "program_of"]
+__all__ = ["Map", "Piece", "Program", "program_of"]
 
-ALIGNED = 64  # bytes in DRAM
 TABLES = 2  # the stream of tables
 SPARE = 4 * LINE  # bytes that a memory has beside its capacity: buffers start at lines
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor at the border of a program: bytes [1, rows, columns, channels] from `base` on; shape as in the graph."""
-
-    name: str
-    base: int
-    shape: tuple[int, ...]
-    signed: bool
 
 
 @dataclass(frozen=True)
@@ -97,17 +85,6 @@ def program_of(
 
 
 @dataclass
-class _View:
-    """Where a value lies: part of a tensor, channels last; `order` of the axes (C, H, W) that a flat value had."""
-
-    root: Value
-    channel: int  # first channel in the root
-    total: int  # channels of the root
-    shape: tuple[int, int, int]  # channels, rows, columns
-    flat: tuple[int, int, int] | None = None
-
-
-@dataclass
 class _Constants:
     """Constants in the order in which they are met."""
 
@@ -122,22 +99,19 @@ class _Constants:
 class _Network:
     def __init__(self, stage: Stage, inputs: Any, outputs: Any, machine: Hierarchy, find: Map, form: Format) -> None:
         self.groups, self.inputs, self.outputs = stage.groups, inputs, outputs
+        self.tensors = Tensors(stage.groups, inputs, outputs)
         self.machine, self.find, self.form = machine, find, form
         self.constants = _Constants()
-        self.views: dict[Value, _View] = {}
         self.layers: dict[Group, Layer] = {}
         self.mappings: dict[Group, Mapping] = {}
         self.weights: dict[Group, Any] = {}
         self.spill = 0
 
     def program(self) -> Program:
-        self._views()
-        addresses, peak, least = self._addresses()
         for group in self.groups:
             self._prepare(group)
         shift = -(-len(self.constants.data) // ALIGNED) * ALIGNED
-        self.base = {v: shift + a for v, a in addresses.items()}
-        self.partial = shift + peak
+        self.partial = self.tensors.after(shift)
         self.regions, self.local = self._local()
         writer, pieces = Writer(), []
         for group in self.groups:
@@ -153,73 +127,12 @@ class _Network:
             constants=bytes(self.constants.data),
             dram=self.partial + self.spill,
             local=self.local,
-            inputs=tuple(self._tensor(v, i) for i, v in enumerate(self.inputs)),
-            outputs=tuple(self._tensor(v, i) for i, v in enumerate(self.outputs)),
+            inputs=tuple(self.tensors.border(v, i) for i, v in enumerate(self.inputs)),
+            outputs=tuple(self.tensors.border(v, i) for i, v in enumerate(self.outputs)),
             pieces=tuple(pieces),
-            tensors=peak,
-            least=least,
+            tensors=self.tensors.placement.peak,
+            least=self.tensors.placement.lower_bound,
         )
-
-    # --- tensors ------------------------------------------------------------------------------------------------------
-
-    def _views(self) -> None:
-        """Where every value lies: concatenations are written in parts, reshapes are other names."""
-        for v in self.inputs:
-            self.views[v] = _dense(v)
-        for group in self.groups:
-            self.views.setdefault(group.output, _dense(group.output))
-        for group in reversed(self.groups):
-            if group.kind != "shape.concat":
-                continue
-            whole, at = self.views[group.output], 0
-            for v in group.nodes[0].inputs:
-                assert v is not None
-                mine = self.views[v]
-                if mine.root is v and v not in self.inputs and v not in self.outputs and mine.flat is None:
-                    self.views[v] = _View(whole.root, whole.channel + at, whole.total, mine.shape)
-                at += mine.shape[0]
-        for group in self.groups:
-            if group.kind == "shape.reshape":
-                source = self.views[_input(group.nodes[0])]
-                c, h, w = source.shape
-                flat = None if h * w == 1 else source.shape
-                self.views[group.output] = _View(source.root, source.channel, source.total, (c * h * w, 1, 1), flat)
-
-    def _addresses(self) -> tuple[dict[Value, int], int, int]:
-        """Roots in DRAM, by the steps from their first writer to their last reader."""
-        first: dict[Value, int] = {}
-        last: dict[Value, int] = {}
-        for v in self.inputs:
-            first[self.views[v].root], last[self.views[v].root] = -1, -1
-        for step, group in enumerate(self.groups):
-            written = self.views[group.output].root
-            first.setdefault(written, step)
-            last[written] = step
-            for node in group.nodes:
-                for v in node.inputs:
-                    if v in self.views and v is not None:
-                        last[self.views[v].root] = step
-        for v in self.outputs:
-            last[self.views[v].root] = len(self.groups)
-        roots = list(first)
-        size = {v: -(-math.prod(_dense(v).shape) // ALIGNED) * ALIGNED for v in roots}
-        packed = place([Buffer(str(i), size[v], first[v], last[v]) for i, v in enumerate(roots)])
-        return {v: packed.addresses[str(i)] for i, v in enumerate(roots)}, packed.peak, packed.lower_bound
-
-    def _activation(self, v: Value, zero: int = 0) -> Activation:
-        view = self.views[v]
-        _, h, w = view.shape if view.flat is None else view.flat
-        t = view.total
-        return Activation(self.base[view.root] + view.channel, (h * w * t, 0, 1, w * t, t), _int(v).signed, zero)
-
-    def _tensor(self, v: Value, i: int) -> Tensor:
-        view = self.views[v]
-        assert view.total == view.shape[0] or view.flat is not None, "tensors at the border are dense"
-        return Tensor(v.name or f"t{i}", self.base[view.root], _shape(v), _int(v).signed)
-
-    def _dense(self, v: Value) -> bool:
-        view = self.views[v]
-        return view.channel == 0 and view.total == _dense(view.root).shape[0] == view.shape[0]
 
     # --- layers -------------------------------------------------------------------------------------------------------
 
@@ -231,7 +144,7 @@ class _Network:
             self.weights[group] = (self.constants.add(table.astype(np.uint8).tobytes()), None)
         if requantize is None:
             return
-        table = np.zeros((_shape(group.output)[channel_axis(group.output)], 4), np.int32)
+        table = np.zeros((shape_of(group.output)[channel_axis(group.output)], 4), np.int32)
         table[:, 1], table[:, 2] = _array(requantize.inputs[1]), _array(requantize.inputs[2])
         packed: tuple[int, Any] = (0, None)
         if group.kind in PRODUCTS:
@@ -258,7 +171,7 @@ class _Network:
     def _layer(self, group: Group) -> tuple[Layer, Any, Any]:
         """The layer of a product, its weights [G, K, C, R, S] and its bias."""
         node = group.sums
-        view = self.views[_input(group.nodes[0])]
+        view = self.tensors.views[input_of(group.nodes[0])]
         if group.kind == "quant.conv":
             found = layer_of(node, {})
             assert found is not None
@@ -322,11 +235,11 @@ class _Network:
             return True
         room = self._room()
         node = group.nodes[0]
-        x = _input(node)
+        x = input_of(node)
         if group.kind == "quant.table":
             line = self.regions["table"].base
             to.emit("loadc", Queue.LOAD, stream=TABLES, dram=self.weights[group][0], local=line, count=256, packed=256)
-            t = Table(self._activation(x), self._activation(group.output), self._bytes(x), line // LINE)
+            t = Table(self.tensors.activation(x), self.tensors.activation(group.output), self._bytes(x), line // LINE)
             emit_table(t, room, to)
         elif group.kind == "quant.add":
             self._sum(node, room, to)
@@ -336,44 +249,44 @@ class _Network:
 
     def _pool(self, group: Group, room: Room, to: Writer) -> None:
         """A maximum; or a sum, with its requantisation (and what is added to it in a layer of its own)."""
-        node, x = group.nodes[0], _input(group.nodes[0])
+        node, x = group.nodes[0], input_of(group.nodes[0])
         sums = node if group.kind == "nn.max_pool" else group.sums
-        c, h, w = self.views[x].shape
+        c, h, w = self.tensors.views[x].shape
         if sums.op.name == "math.reduce_sum":
             axes = ((1, h, 1, 1, 0, h), (1, w, 1, 1, 0, w))
         else:
             window = sums.attr("kernel")
             strides, dilations = (sums.attr(a) or (1, 1) for a in ("strides", "dilations"))
             pads = sums.attr("pads") or (0, 0, 0, 0)
-            out = _shape(sums.output)[2:]
+            out = shape_of(sums.output)[2:]
             made = [(out[i], window[i], strides[i], dilations[i], pads[i], (h, w)[i]) for i in (0, 1)]
             axes = (made[0], made[1])
         requantize = group.node("quant.requantize")
         zero = sums.attr("zero") or 0 if requantize is not None and sums.op.name == "quant.sum_pool" else 0
         if requantize is None:
-            emit_pool(Pool(self._activation(x), self._activation(group.output), c, axes), room, to)
+            emit_pool(Pool(self.tensors.activation(x), self.tensors.activation(group.output), c, axes), room, to)
             return
         _, _, table, length = self.weights[group]
         how = Requantization(self._table(table, length, to), *_clamp(requantize))
-        output = self._activation(group.output, requantize.attr("zero"))
-        emit_pool(Pool(self._activation(x, zero), output, c, axes, how), room, to)
+        output = self.tensors.activation(group.output, requantize.attr("zero"))
+        emit_pool(Pool(self.tensors.activation(x, zero), output, c, axes, how), room, to)
 
     def _room(self) -> Room:
         stores = self.machine.tiers[0]
         return self.regions[next((s for s in stores if "I" in s.holds), stores[0]).name]
 
     def _bytes(self, v: Value) -> int:
-        if not self._dense(v):
+        if not self.tensors.whole(v):
             raise error("IG0585", f"elementwise work on a part of a tensor, `{v.name or v.type}`")
-        return math.prod(self.views[v].shape)
+        return math.prod(self.tensors.views[v].shape)
 
     def _sum(self, node: Node, room: Room, to: Writer) -> None:
         a, b = (v for v in node.inputs if v is not None)
         low, high = _clamp(node)
         to_sum = Sum(
-            self._activation(a, node.attr("a_zero")),
-            self._activation(b, node.attr("b_zero")),
-            self._activation(node.output, node.attr("zero")),
+            self.tensors.activation(a, node.attr("a_zero")),
+            self.tensors.activation(b, node.attr("b_zero")),
+            self.tensors.activation(node.output, node.attr("zero")),
             self._bytes(node.output),
             node.attr("a_multiplier"),
             node.attr("b_multiplier"),
@@ -386,17 +299,19 @@ class _Network:
 
     def _concat(self, group: Group, to: Writer) -> bool:
         """Parts that their writers could not put in place are copied."""
-        whole, at, copied = self.views[group.output], 0, False
+        whole, at, copied = self.tensors.views[group.output], 0, False
         room = self._room()
         for v in group.nodes[0].inputs:
             assert v is not None
-            view = self.views[v]
+            view = self.tensors.views[v]
             if view.root is not whole.root:
                 c, h, w = view.shape
-                target = self._activation(group.output)
+                target = self.tensors.activation(group.output)
                 target = Activation(target.base + at, target.strides, target.signed)
                 axes = ((h, 1, 1, 1, 0, h), (w, 1, 1, 1, 0, w))
-                emit_pool(Pool(self._activation(v), target, c, axes), room, to)  # a pool of one element is a copy
+                emit_pool(
+                    Pool(self.tensors.activation(v), target, c, axes), room, to
+                )  # a pool of one element is a copy
                 copied = True
             at += view.shape[0]
         return copied
@@ -410,12 +325,12 @@ class _Network:
         line = self._table(table, length, to)
         e = layer.extent
         zero = node.attr("a_zero" if node.op.name == "quant.matmul" else "zero") or 0
-        source = self._activation(_input(group.nodes[0]), zero)
-        output = self._activation(group.output, requantize.attr("zero"))
+        source = self.tensors.activation(input_of(group.nodes[0]), zero)
+        output = self.tensors.activation(group.output, requantize.attr("zero"))
         source, output = _grouped(source, e["C"]), _grouped(output, e["K"])
-        if self.views[_input(group.nodes[0])].flat is not None or node.op.name == "quant.matmul":
+        if self.tensors.views[input_of(group.nodes[0])].flat is not None or node.op.name == "quant.matmul":
             source = Activation(source.base, (0, 0, 1, source.strides[3], 0), source.signed, source.zero)
-        signed = _int(requantize.output).signed
+        signed = int_of(requantize.output).signed
         output = Activation(output.base, output.strides, signed, output.zero)
         low, high = _clamp(requantize)
         buffers = {}
@@ -457,7 +372,7 @@ class _Network:
         other, mine, theirs = (b, "a", "b") if a is requantize.output else (a, "b", "a")
         assert other is not None
         low, high = _clamp(add)
-        mine_at, theirs_at = self._activation(group.output), self._activation(other)
+        mine_at, theirs_at = self.tensors.activation(group.output), self.tensors.activation(other)
         if mine_at.strides != theirs_at.strides:
             raise error("IG0585", f"a sum with a part of a tensor, `{other.name or other.type}`")
         return Residual(
@@ -483,30 +398,6 @@ def _grouped(a: Activation, channels: int) -> Activation:
     return Activation(a.base, (n, channels, c, h, w), a.signed, a.zero)
 
 
-def _dense(v: Value) -> _View:
-    shape = _shape(v)
-    if len(shape) == 3:  # rows of channels
-        return _View(v, 0, shape[2], (shape[2], shape[1], 1))
-    c, h, w = (*shape[1:], 1, 1)[:3]
-    return _View(v, 0, c, (c, h, w))
-
-
-def _shape(v: Value) -> tuple[int, ...]:
-    """Extents, which are known: `groups.py` takes no others."""
-    return tuple(d for d in v.type.shape if isinstance(d, int))
-
-
-def _int(v: Value) -> Int:
-    assert isinstance(v.type, Type) and isinstance(v.type.elem, Int)
-    return v.type.elem
-
-
-def _input(node: Node) -> Value:
-    v = node.inputs[0]
-    assert v is not None
-    return v
-
-
 def _name(node: Node, result: Value) -> str:
     """What the plan calls the layer, too."""
     return node.loc.sources[0] if node.loc is not None and node.loc.sources else result.name or node.op.name
@@ -527,11 +418,11 @@ def _bits(layer: Layer, node: Node) -> Layer:
 
     w = node.inputs[1]
     assert w is not None
-    stored = next(b for b in (2, 4, 8) if _int(w).bits <= b)
+    stored = next(b for b in (2, 4, 8) if int_of(w).bits <= b)
     return replace(layer, bits=(stored, *layer.bits[1:]))
 
 
 def _clamp(node: Node) -> tuple[int, int]:
-    least, most = _int(node.output).range
+    least, most = int_of(node.output).range
     low, high = node.attr("low"), node.attr("high")
     return least if low is None else low, most if high is None else high

@@ -221,7 +221,7 @@ def _places(r: Registers, axis: str, outputs: int) -> tuple[Any, Any]:
 
 
 def unpack(data: Any, bits: int, signed: bool, count: int) -> Any:
-    """The inverse of `emit.contraction.pack`."""
+    """The inverse of `emit.weights.pack`."""
     if bits == 8:
         return (data.view(np.int8) if signed else data)[:count]
     parts = (data[:, None] >> np.arange(8 // bits, dtype=np.uint8) * bits) & (1 << bits) - 1

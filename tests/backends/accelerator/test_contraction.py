@@ -18,10 +18,10 @@ from intaglio.backends.accelerator.emit.contraction import (
     Packed,
     Residual,
     emit,
-    packed_weights,
     sizes,
 )
 from intaglio.backends.accelerator.emit.stream import Writer
+from intaglio.backends.accelerator.emit.weights import packed_weights
 from intaglio.backends.accelerator.isa.instructions import LINE, Queue, decode, encode
 from intaglio.backends.accelerator.layer import DIMS, conv
 from intaglio.backends.accelerator.simulate.functional import simulate

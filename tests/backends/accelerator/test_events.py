@@ -15,10 +15,10 @@ from intaglio.backends.accelerator.emit.contraction import (
     Contraction,
     Packed,
     emit,
-    packed_weights,
     sizes,
 )
 from intaglio.backends.accelerator.emit.stream import Writer
+from intaglio.backends.accelerator.emit.weights import packed_weights
 from intaglio.backends.accelerator.mapper import search
 from intaglio.backends.accelerator.simulate.events import simulate_layer
 from intaglio.backends.accelerator.timeline import cycles_of
