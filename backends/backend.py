@@ -1,9 +1,9 @@
 """What a backend is: something that turns a module into a program that runs.
 
-    program = backend.build(module, options)        compiled, in memory
-    outputs = program.run(arrays)                   arrays in the order of the entry graph's inputs
-    info    = program.save(folder)                  its files, and what the manifest records of them
-    program = backend.load(folder, info, module)    the same program, from an artifact
+program = backend.build(module, options)        compiled, in memory
+outputs = program.run(arrays)                   arrays in the order of the entry graph's inputs
+info    = program.save(folder)                  its files, and what the manifest records of them
+program = backend.load(folder, info, module)    the same program, from an artifact
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from ..ir.graph import Module
 from ..ir.target import Target
 
-__all__ = ["Backend", "Calibrated", "KernelCost", "Profiled", "Program", "Simulated"]
+__all__ = ["Backend", "Calibrated", "KernelCost", "Profiled", "Program", "Sampled", "Simulated"]
 
 
 class Program(Protocol):
@@ -74,6 +74,14 @@ class Backend(Protocol):
 
     def load(self, folder: Path, info: Mapping[str, Any], module: Module, options: Any) -> Program:
         """A program from the files that `save` wrote; raises IG05xx when this machine cannot run them."""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A backend that looks at calibration data when it builds, to make values fit or to refuse; not every one does."""
+
+    def build_on(self, module: Module, options: Any, batches: Sequence[Mapping[str, Any]]) -> Program:
+        """`build`, with inputs by name in batches; none if there are no calibration data."""
 
 
 @runtime_checkable

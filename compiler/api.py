@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backends.backend import Backend, KernelCost, Profiled, Program
+from ..backends.backend import Backend, KernelCost, Profiled, Program, Sampled
 from ..ir.diagnostics import IntaglioError, error
 from ..ir.graph import Graph, Module
 from ..ir.interpret import check_inputs
@@ -104,7 +104,8 @@ def compile(
     outcome.ledger.check()
     if observe is not None:
         observe("build")
-    program = specialised(backend, outcome.module, made, _build(backend, outcome.module, made), specialise)
+    built = _build(backend, outcome.module, made, batches)
+    program = specialised(backend, outcome.module, made, built, specialise)
     text = ",".join(map(str, [*steps, *own]))
     return Compiled(
         outcome.module,
@@ -131,8 +132,10 @@ def _steps(pipeline: Pipeline) -> list[Step]:
     return [step for one in pipeline for step in _steps(one)]
 
 
-def _build(backend: Backend, module: Module, options: Any) -> Program:
+def _build(backend: Backend, module: Module, options: Any, batches: Sequence[Mapping[str, Any]]) -> Program:
     try:
+        if isinstance(backend, Sampled):
+            return backend.build_on(module, options, batches)
         return backend.build(module, options)
     except (IntaglioError, KeyboardInterrupt):
         raise

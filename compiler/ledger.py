@@ -93,11 +93,11 @@ class Ledger:
             what = f"the budget {self.budget} is exceeded: {kind} {metric} = {loss:.4g}"
             raise error("IG0408", what, hint=self._advice(), notes=notes)
 
-    def _advice(self) -> str | None:
-        """What to do about a budget that quantization exceeds; None if it is not to blame."""
+    def _advice(self) -> str:
+        """What to do about a budget that quantization exceeds; nothing if it is not to blame."""
         step = next((e for e in self.entries if re.match(r"quantize\b", e.step)), None)
         if step is None or self.budget is None:
-            return None
+            return ""
         if self.budget.metric == "rel_l2":
             loss = f"{self.budget.loss:g}"
         else:  # half of what it was off by: a start

@@ -35,6 +35,7 @@ PASSES: dict[str, str] = {
     "quantize": ".quantize.quantize",
     "equalize": ".quantize.equalize",
     "smooth": ".quantize.smooth",
+    "rotate": ".quantize.rotate",
     "qat": ".quantize.qat",
 }
 

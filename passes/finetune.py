@@ -49,8 +49,25 @@ def finetune(graph: Graph, options: Finetune, context: Context) -> Graph:
     """Turn activations into polynomials and train the network with them, on the calibration data.
 
     With an array `labels` among the data the loss is cross-entropy and distillation, without it distillation alone. The
-    result has `approx.poly` in place of activations, which `he` compiles; the same seed gives the same network.
+    result has `approx.poly` in place of activations, which `he` compiles; the same seed gives the same network. Without
+    activations there is nothing to train:
+
+    Before:
+
+        graph @main(%x: f32[2]) -> (y: f32[2]) {
+          %y = math.mul(%x, %x) : f32[2]
+          return %y
+        }
+
+    After `finetune{degree=2}`:
+
+        graph @main(%x: f32[2]) -> (y: f32[2]) {
+          %y = math.mul(%x, %x) : f32[2]
+          return %y
+        }
     """
+    if not any(node.op.name in (*ACTIVATIONS, "approx.poly") for node in graph.nodes):
+        return graph
     try:
         import torch
     except ImportError as e:

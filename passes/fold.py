@@ -14,7 +14,7 @@ from ..ir.dims import UNKNOWN, Dim
 from ..ir.graph import Graph, Node, Value
 from ..ir.interpret import run_node
 from ..ir.target import node_cost
-from ..ir.types import Affine, Pow2, Sign, Tensor, Type
+from ..ir.types import Affine, Int, Pow2, Sign, Tensor, Type
 from .definition import Context, define_pass
 from .options import option
 from .rebuild import Rebuild, array_of
@@ -155,7 +155,7 @@ def _dequantized(node: Node, options: Fold) -> int:
     if options.dequantize is not None:
         return options.dequantize
     elem: Any = node.inputs[0].type.elem if node.inputs[0] is not None else None  # type: ignore[union-attr]
-    narrow = not isinstance(elem, Affine) or elem.store.bits <= 8
+    narrow = not (isinstance(elem, Affine) and isinstance(elem.store, Int) and elem.store.bits > 8)
     return 1 if narrow and node.op.name == "quant.dequantize" else SMALL
 
 

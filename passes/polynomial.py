@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ..ir.diagnostics import error
 from ..ir.edit import Editor
-from ..ir.graph import Graph, Node
-from ..ir.interpret import evaluate, run_node
+from ..ir.graph import Graph, Node, Value
+from ..ir.interpret import bind_symbols, run_node
 from .definition import Context, define_pass
 from .options import option
 
@@ -54,6 +54,8 @@ def polynomial(graph: Graph, options: Polynomial, context: Context) -> Graph:
     `weighted` takes the distribution of the inputs into account (least squares in Chebyshev's basis), `remez` gives the
     least maximal error (Remez's exchange). What lies outside the guarded interval is as wrong as polynomials are there.
 
+    Activations are replaced from the input to the output, and each is fitted on what the polynomials before it give.
+
     Before:
 
         graph @main(%x: f32[2]) -> (y: f32[2]) {
@@ -71,30 +73,33 @@ def polynomial(graph: Graph, options: Polynomial, context: Context) -> Graph:
     nodes = [i for i, n in enumerate(graph.nodes) if n.op.name in ACTIVATIONS]
     if not nodes:
         return graph
-    seen = {} if options.range else _histograms(graph, nodes, context)
+    found = _fitted(graph, nodes, options, context) if not options.range else {}
     editor = Editor(graph)
     copies = list(editor.nodes)
     for i in nodes:
         node = copies[i]
-        low, high, counts = seen.get(i, (-options.range, options.range, np.ones(BINS)))
-        if not options.range:
-            margin = options.guard * max(high - low, 1e-6)
-            low, high, counts = _widened(low, high, counts, margin)
-        f = _function(node)
-        if options.fit == "remez":
-            coeffs = remez(f, low, high, options.degree)
-        else:
-            coeffs = weighted_fit(f, low, high, options.degree, counts)
+        low, high, counts, coeffs = found.get(i) or _fit(node, -options.range, options.range, np.ones(BINS), options)
         x = np.linspace(low, high, len(counts))
-        gap = np.abs(np.polynomial.polynomial.polyval(x, coeffs) - f(x))
+        gap = np.abs(np.polynomial.polynomial.polyval(x, coeffs) - _function(node)(x))
         rms = float(np.sqrt(np.average(gap**2, weights=counts)))
         where = next(iter(node.loc.sources), node.op.name) if node.loc is not None else node.op.name
         context.note(f"{where}: [{low:.3g}, {high:.3g}], error {gap.max():.3g} at most, {rms:.3g} rms")
         editor.loc = node.loc
-        editor.replace(
-            node, [editor.emit("approx.poly", node.inputs[0], coeffs=tuple(float(f"{c:.7g}") for c in coeffs))]
-        )
+        editor.replace(node, [editor.emit("approx.poly", node.inputs[0], coeffs=coeffs)])
     return editor.freeze()
+
+
+Fit = tuple[float, float, Array, tuple[float, ...]]  # interval, weights on an even grid over it, coefficients
+
+
+def _fit(node: Node, low: float, high: float, counts: Array, options: Polynomial) -> Fit:
+    """The polynomial of an activation on an interval."""
+    f = _function(node)
+    if options.fit == "remez":
+        coeffs = remez(f, low, high, options.degree)
+    else:
+        coeffs = weighted_fit(f, low, high, options.degree, counts)
+    return low, high, counts, tuple(float(f"{c:.7g}") for c in coeffs)
 
 
 def _function(node: Node) -> Function:
@@ -106,36 +111,51 @@ def _function(node: Node) -> Function:
     return f
 
 
-def _histograms(graph: Graph, nodes: list[int], context: Context) -> dict[int, tuple[float, float, Array]]:
-    """The interval and the distribution of each activation's input."""
+def _fitted(graph: Graph, nodes: list[int], options: Polynomial, context: Context) -> dict[int, Fit]:
+    """Polynomials for all activations, in the order of the graph: each is fitted on what those before it give."""
     if not context.calibration:
         hint = "add --calibration FILE.npz, or fit on a fixed interval: polynomial{range=8.0}"
         raise error(
             "IG0550", "polynomials are fitted where activations' inputs lie, and nothing tells where", hint=hint
         )
-    index = {graph.nodes[i]: i for i in nodes}
-    values: dict[int, list[Array]] = {i: [] for i in nodes}
-    source = {graph.nodes[i].inputs[0]: i for i in nodes}
-
-    def observe(node: Node, results: tuple[Any, ...]) -> None:
-        for v, array in zip(node.outputs, results, strict=True):
-            if v in source:
-                flat = np.asarray(array, np.float64).reshape(-1)
-                for i in [i for n, i in index.items() if n.inputs[0] is v]:
-                    values[i].append(flat[:: max(1, len(flat) // 65536)] if len(flat) > 1 << 20 else flat)
-
+    runs: list[tuple[dict[Value | None, Any], dict[str, int]]] = []
     for batch in context.calibration:
         for sample in _samples(graph, batch):
-            evaluate(graph, sample, observe=observe)
-    found = {}
-    for i, parts in values.items():
-        x = np.concatenate(parts) if parts else np.zeros(1)
-        if not np.isfinite(x).all():
-            raise error("IG0432", "nan or infinity at the input of an activation", hint="leave those samples out")
-        low, high = float(x.min()), float(x.max())
-        high = high if high > low else low + 1e-6
-        found[i] = (low, high, np.histogram(x, BINS, (low, high))[0].astype(np.float64))
+            sizes: dict[str, int] = {}
+            for v, array in zip(graph.inputs, sample, strict=True):
+                bind_symbols(v.type.shape, array.shape, sizes)
+            runs.append(({None: None, **dict(zip(graph.inputs, sample, strict=True))}, sizes))
+    last = {v: node for node in graph.nodes for v in node.inputs if v is not None}
+    found: dict[int, Fit] = {}
+    with np.errstate(all="ignore"):
+        for i, node in enumerate(graph.nodes[: max(nodes) + 1]):
+            if i in nodes:
+                low, high, counts = _histogram([run[node.inputs[0]] for run, _ in runs], options.guard)
+                found[i] = _fit(node, low, high, counts, options)
+            for run, sizes in runs:
+                operands = [run[v] for v in node.inputs]
+                if i in nodes:
+                    x = operands[0]
+                    run[node.output] = np.polynomial.polynomial.polyval(x, np.array(found[i][3])).astype(x.dtype)
+                else:
+                    run.update(zip(node.outputs, run_node(node, operands, sizes), strict=True))
+                for read in node.inputs:
+                    if read is not None and last[read] is node:
+                        run.pop(read, None)
     return found
+
+
+def _histogram(arrays: list[Any], guard: float) -> tuple[float, float, Array]:
+    """The guarded interval of an activation's inputs, and their distribution on a grid over it."""
+    flat = [np.asarray(a, np.float64).reshape(-1) for a in arrays]
+    x = np.concatenate([a[:: max(1, len(a) // 65536)] if len(a) > 1 << 20 else a for a in flat])
+    if not np.isfinite(x).all():
+        hint = "leave those samples out; if polynomials make them, calibrate on more samples or use a higher degree"
+        raise error("IG0432", "nan or infinity at the input of an activation", hint=hint)
+    low, high = float(x.min()), float(x.max())
+    high = high if high > low else low + 1e-6
+    counts = np.histogram(x, BINS, (low, high))[0].astype(np.float64)
+    return _widened(low, high, counts, guard * max(high - low, 1e-6))
 
 
 def _samples(graph: Graph, batch: Any) -> list[list[Any]]:

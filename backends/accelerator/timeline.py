@@ -8,7 +8,6 @@ run ahead as far as buffers allow, and the outermost memory serves loads and sto
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from .tiling import Array
 
 __all__ = ["MOST_STEPS", "cycles_of"]
 
-MOST_STEPS = 1 << 22
+MOST_STEPS = 1 << 18
 """More steps than this are not laid out: their edges do not matter."""
 
 
@@ -84,42 +83,52 @@ def _makespan(
     ahead: int,
     buffers: int,
 ) -> float:
-    """When the last store is done. The outermost memory serves loads and stores as they become ready."""
-    port = loaded = worked = stored = 0.0
-    ends: list[float] = []  # of the work of each step
-    visits: list[float] = []  # of the store of each tile of O
-    waiting: deque[tuple[float, int]] = deque()  # tiles of O that are done: (since when, in which step)
+    """When the last store is done: loads, work and stores of the steps in three queues over one port to the outside.
 
-    def serve() -> None:
-        nonlocal port, stored
-        since, step = waiting.popleft()
-        start = max(port, stored, since)
-        port = start + store[step]
-        stored = start + max(store[step], unit[step])
-        visits.append(stored)
-
-    tiles = 0  # of O that have begun
-    begins = True
-    for i, takes in enumerate(load):
-        ready = max(loaded, ends[i - ahead] if i >= ahead else 0.0)
-        while waiting and waiting[0][0] <= ready:
-            serve()
-        port = loaded = max(port, ready) + takes
-        start = max(worked, loaded)
-        if begins:
-            tiles += 1
-            if tiles > buffers:  # the tile of O that was in its buffer has to be out
-                while len(visits) < tiles - buffers:
-                    serve()
-                start = max(start, visits[tiles - buffers - 1])
-        worked = start + work[i]
-        ends.append(worked)
-        begins = leaves[i]
-        if begins:
-            waiting.append((worked, i))
-    while waiting:
-        serve()
-    return max(stored, worked)
+    Who is ready first goes first, at the same time the store; loads wait for a free buffer, work for its loads and for
+    a tile of O that is out.
+    """
+    steps = len(load)
+    loaded: list[float] = []
+    worked: list[float] = []
+    stored: list[float] = []
+    tiles = [i for i in range(steps) if leaves[i]]  # the step after which each tile of O leaves
+    opens = [0, *(i + 1 for i in tiles)]  # the step in which it comes
+    visit = 0  # the tile of O at work
+    port = 0.0
+    while len(stored) < len(tiles) or len(worked) < steps:
+        best: tuple[float, float, int] | None = None
+        i = len(loaded)
+        if i < steps and (i < ahead or i - ahead < len(worked)):
+            ready = max(loaded[-1] if loaded else 0.0, worked[i - ahead] if i >= ahead else 0.0)
+            best = (round(max(ready, port), 6), round(ready, 6), 0)
+        k = len(worked)
+        if k < len(loaded):
+            begins = k == opens[visit]
+            if not begins or visit < buffers or visit - buffers < len(stored):
+                ready = max(worked[-1] if worked else 0.0, loaded[k])
+                if begins and visit >= buffers:
+                    ready = max(ready, stored[visit - buffers])
+                now = round(ready, 6)
+                best = min(best or (now, now, -1), (now, now, -1))
+        n = len(stored)
+        if n < len(tiles) and tiles[n] < len(worked):
+            ready = max(stored[-1] if stored else 0.0, worked[tiles[n]])
+            found = (round(max(ready, port), 6), round(ready, 6), -2)
+            best = found if best is None else min(best, found)
+        assert best is not None, "queues that wait for each other"
+        start, _, who = best
+        if who == 0:
+            port = start + load[i]
+            loaded.append(port)
+        elif who == -1:
+            worked.append(start + work[k])
+            visit += leaves[k]
+        else:
+            step = tiles[n]
+            port = start + store[step]
+            stored.append(start + max(store[step], unit[step]))
+    return max(stored[-1] if stored else 0.0, worked[-1])
 
 
 def _sizes(extent: int, tile: int) -> Array:
@@ -209,9 +218,12 @@ class _Steps:
             values.append((sizes, self.along(d, np.searchsorted(sizes, self.sizes[d]))))
         flags = [self.fresh(x) for x in "WIO"]
         moved = [self.volume(x, machine.halo) for x in "WIO"]
-        begin: Array = np.zeros(self.shape, np.int64)
-        begin.reshape(-1)[0] = 1  # no tile of O has left before the first step
-        marks = (*flags, self.first(), begin)
+        whole = np.broadcast_to(moved[2], self.shape).reshape(-1)
+        moved[2] = np.concatenate([[0.0], whole[:-1]]).reshape(
+            self.shape
+        )  # the tile of O before is the one that leaves
+        left = np.unique(moved[2], return_inverse=True)[1].reshape(self.shape)
+        marks = (*flags, self.first(), left)
         for v in (*(at for _, at in values), *(f.astype(np.int64) for f in marks)):
             kinds = kinds * (int(v.max()) + 1) + v
         _, where, of = np.unique(kinds.reshape(-1), return_index=True, return_inverse=True)
@@ -227,7 +239,7 @@ class _Steps:
             work = inside.run(extents, fresh, bool(one(self.first(), at)))
             bits: dict[tuple[str, str], float] = {}
             for x, volume in zip("WIO", moved, strict=True):
-                if x in fresh and stores[x] and not (x == "O" and one(begin, at)):
+                if x in fresh and stores[x]:
                     key = (stores[x], "read" if x == "O" else "write")
                     width = rates.accumulator if x == "O" else rates.bits[x]
                     bits[key] = bits.get(key, 0.0) + float(one(volume, at)) * width

@@ -27,7 +27,7 @@ from ...ir.types import NM, Block, Csr, Float, Tensor
 from .layer import Layer
 from .vector import Vector, bits_of, extents, tensor_bits, vector_of
 
-__all__ = ["Work", "work_of"]
+__all__ = ["Work", "work_of", "works_of_node"]
 
 CONVS = {"nn.conv", "quant.conv"}
 PRODUCTS = {"nn.matmul", "quant.matmul"}
@@ -52,10 +52,11 @@ def work_of(graph: Graph, floats: int = 64) -> list[Work]:
 
     `floats`: bits that floats of vector work take at most, for a machine that has no wider numbers.
     """
-    return [w for node in graph.nodes for w in _node(node, floats)]
+    return [w for node in graph.nodes for w in works_of_node(node, floats)]
 
 
-def _node(node: Node, floats: int) -> list[Work]:
+def works_of_node(node: Node, floats: int) -> list[Work]:
+    """The work of one node, in order; none where nothing moves."""
     body = node.attrs.get("body")
     if isinstance(body, Graph) and node.op.name == "tile.kernel":
         return _kernel(node, body, floats)

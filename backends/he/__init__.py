@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["BACKEND", "HeBackend", "HeOptions", "HeTarget"]
 
 LEGAL = ("nn.conv", "nn.matmul", "nn.avg_pool", "math.add", "math.mul", "math.reduce_mean", "approx.poly")
+SAMPLES = 64  # of the calibration data whose ranges are taken
+TRIED = 1  # of them goes through the circuit itself
 STRUCTURAL = ("const", "shape.reshape", "shape.squeeze", "shape.unsqueeze", "shape.slice", "shape.pad")
 
 
@@ -33,6 +35,7 @@ class HeOptions:
     scale: int = _option(0, "log2 of the scale; 0 for the largest that does")
     bootstrap: Literal["auto", "always", "never"] = _option("auto", "bootstraps: where levels are too few otherwise")
     degree: Literal[2, 4, 8] = _option(2, "of the polynomials that stand for activations")
+    bits: int = _option(6, "of the largest output that must be right on calibration data; 0 to ask nothing")
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,16 @@ class HeBackend:
         return f"freeze,canonicalize,polynomial{{degree={options.degree}}},fold"
 
     def build(self, module: Module, options: HeOptions) -> HeProgram:
+        return self.build_on(module, options, ())
+
+    def build_on(self, module: Module, options: HeOptions, batches: Sequence[Mapping[str, Any]]) -> HeProgram:
+        """See `backends.backend.Sampled`: values are scaled to fit, and the circuit is tried on `sim` (IG0551)."""
         from .compile import compile_graph
+        from .gate import check
         from .program import HeProgram
+
+        name = module.main.inputs[0].name
+        samples = [x[None] for batch in batches for x in batch.get(name, ())][:SAMPLES]
 
         made = compile_graph(
             module.main,
@@ -80,7 +91,10 @@ class HeBackend:
             scale=options.scale or None,
             bootstrap={"auto": None, "always": True, "never": False}[options.bootstrap],
             insecure=options.security == 0,
+            samples=samples,
         )
+        if samples and options.bits:
+            check(made.circuit, made.interface, samples[:TRIED], bits=options.bits)
         return HeProgram(made.circuit, made.interface)
 
     def load(self, folder: Path, info: Mapping[str, Any], module: Module, options: HeOptions) -> HeProgram:

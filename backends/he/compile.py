@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,12 +17,14 @@ from .choose import Chosen, choose
 from .counting import Count, check_keys, count, manifest
 from .engine import Meta
 from .execute import Circuit
+from .gate import bootstrapped
 from .interface import Interface, Tensor
 from .levels import Levels, place
 from .lower import lower
 from .network import Network, read_network
 from .parameters import KeyManifest, Parameters
 from .predict import few_contexts
+from .ranges import largest, scaled, spread
 from .search import parameters
 from .security import check
 
@@ -64,13 +67,17 @@ def compile_graph(
     scale: int | None = None,
     bootstrap: bool | None = None,
     insecure: bool = False,
+    samples: Sequence[Any] = (),
 ) -> Compiled:
     """The circuit of a graph; IG0546 for what has none, IG0549 where no parameters do.
+
+    `samples` are inputs: values are scaled to fit where these make them too large (ranges.py).
 
     `bootstrap`: True plans bootstraps, False forbids them, None plans them where the levels are too many otherwise.
     `insecure` admits any ring for tests.
     """
     network = read_network(graph)
+    sizes = largest(network, samples)
     plain = place(network)
     special = 1 if engine == "seal" else 0
     tried = []
@@ -86,7 +93,14 @@ def compile_graph(
             if chosen is None:
                 tried.append(f"{n // 2} slots are too few")
                 continue
-            return _finished(network, chosen, levels, made, engine, graph)
+            if not len(samples):
+                return _finished(network, chosen, levels, made, engine, graph)
+            fits = scaled(network, levels, sizes)
+            first = _finished(fits, chosen, levels, made, engine, graph)
+            if not levels.cuts:
+                return first
+            again = spread(network, levels, sizes, bootstrapped(first.circuit, first.interface, samples[0]))
+            return _finished(scaled(network, levels, again), chosen, levels, made, engine, graph)
     why = "; ".join(tried) or f"engine `{engine}` ends at N = {ENGINE_RINGS.get(engine)}"
     hint = "fewer activations, polynomials of lower degree, or engine lattigo with bootstrapping"
     raise error("IG0549", f"no secure parameters for {plain.needed} levels: {why}", hint=hint)

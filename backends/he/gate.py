@@ -13,9 +13,9 @@ from ...ir.diagnostics import error
 from . import layouts, noise
 from .execute import Circuit, execute
 from .interface import Interface
-from .owner import local
+from .owner import Local, local
 
-__all__ = ["Accuracy", "accuracy", "check"]
+__all__ = ["Accuracy", "accuracy", "bootstrapped", "check"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,28 @@ class Accuracy:
     room: float
 
 
+def bootstrapped(circuit: Circuit, interface: Interface, sample: Any) -> list[float]:
+    """The largest number in any slot of each bootstrap, in their order: in slots that nothing reads, too."""
+    sides = local("sim", interface.parameters, interface.manifest)
+    sides.engine.replicas = 1  # type: ignore[attr-defined]
+    _run(sides, circuit, interface, sample)
+    return sides.engine.bootstrapped  # type: ignore[attr-defined]
+
+
+def _run(sides: Local, circuit: Circuit, interface: Interface, sample: Any) -> Any:
+    """The output's ciphertext."""
+    given = interface.inputs[0]
+    (values,) = layouts.pack(given.layout, sample, interface.parameters.slots)
+    meta = given.ciphertexts[0]
+    return execute(circuit, sides.engine, [sides.encrypt(values, meta.level, meta.scale)])[0]
+
+
 def accuracy(circuit: Circuit, interface: Interface, samples: Iterable[Any]) -> Accuracy:
     """The worst over samples, each an array of the input's shape."""
     bits = room = math.inf
-    sides = local("sim", interface.parameters, interface.manifest)
+    sides, out = local("sim", interface.parameters, interface.manifest), interface.outputs[0]
     for sample in samples:
-        (given,), (out,) = interface.inputs, interface.outputs
-        (values,) = layouts.pack(given.layout, sample, interface.parameters.slots)
-        meta = given.ciphertexts[0]
-        (y,) = execute(circuit, sides.engine, [sides.encrypt(values, meta.level, meta.scale)])
+        y = _run(sides, circuit, interface, sample)
         largest = float(np.abs(layouts.unpack(out.layout, out.shape, [sides.decrypt(y)])).max())
         bits = min(bits, math.log2(max(largest, 1e-300) / noise.bound(y.variance)))
         room = min(room, sides.engine.room)  # type: ignore[attr-defined]

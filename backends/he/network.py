@@ -22,7 +22,7 @@ from ...ir.diagnostics import IntaglioError, error
 from ...ir.graph import Graph, Node, Value
 from .plans import Geometry
 
-__all__ = ["Layer", "Network", "read_network"]
+__all__ = ["Layer", "Network", "product", "read_network"]
 
 Array = npt.NDArray[Any]
 
@@ -340,17 +340,23 @@ def _scale(layers: list[Layer], index: int, scale: float, shift: float) -> None:
 
 def _through(one: Layer, offset: Array | float) -> Array:
     """What a linear layer makes of an input that is `offset` everywhere: pads do not get it."""
+    assert one.geometry is not None
+    return product(one, np.full(one.geometry.source, offset, np.float64))
+
+
+def product(one: Layer, x: Array) -> Array:
+    """A linear layer's weights times an input in the clear, without the bias; flat."""
     from ...ir.ops.nn import conv
 
     g, w = one.geometry, one.weights
     assert g is not None and w is not None
-    x = np.full((1, *g.source), offset, np.float64)
     if not g.window:
         return w @ x.reshape(-1)
     p, q = g.target[1:]
     bottom = (p - 1) * g.strides[0] + g.window[0] - g.source[1] - g.pads[0]
     right = (q - 1) * g.strides[1] + g.window[1] - g.source[2] - g.pads[1]
     pads = (*g.pads, max(0, bottom), max(0, right))
+    x = x.reshape((1, *g.source))
     found = conv.function(x, w, None, strides=g.strides, pads=pads, dilations=(1, 1), g=g.groups)
     return found[0][:, :p, :q].reshape(-1)
 

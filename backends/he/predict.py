@@ -98,9 +98,10 @@ class Memory:
 
     keys: int
     contexts: int  # an engine's tables
+    loading: int  # a key as made, as bytes and as read
     plaintexts: int  # encoded
     ciphertexts: int  # alive at once, and what operations need besides
-    diagonals: int  # which weight goes where, and the weights
+    diagonals: int  # which weight goes where, and the weights; one layer's twice, while it is worked out
     process: int = PROCESS
 
     @property
@@ -110,10 +111,10 @@ class Memory:
 
 def memory(circuit: Circuit, parameters: Parameters, keys: KeyManifest, engine: str) -> Memory:
     """See `Memory`; `sim` is told what SEAL would take."""
-    plaintexts, tables, encoded = 0, 0, set[int]()
+    plaintexts, tables, largest, encoded = 0, 0, 0, set[int]()
     for node in circuit.graph.nodes:
         if node.constant is not None:
-            tables += node.constant.nbytes
+            tables += node.constant.array.nbytes
             continue
         for level in _plaintexts(circuit, node):
             size = parameters.ciphertext_bytes(level, 1)
@@ -121,9 +122,12 @@ def memory(circuit: Circuit, parameters: Parameters, keys: KeyManifest, engine: 
             encoded.add(level)
         if node.op.name in ("he.linear", "he.repack"):
             entries = layer_of(circuit, node)[1].entries.values()
-            tables += sum(len(at) * (ENTRY + (0 if share is None else 8)) for at, _, share in entries)
+            one = sum(len(at) * (ENTRY + (0 if share is None else 8)) for at, _, share in entries)
+            tables, largest = tables + one, max(largest, one)
     alive = _alive(circuit, parameters) + SCRATCH * parameters.ciphertext_bytes()
-    return Memory(keys.bytes(parameters), contexts(parameters, keys, encoded, engine), plaintexts, alive, tables)
+    loading = 3 * max(map(parameters.key_bytes, _levels(keys)), default=0)
+    shared = contexts(parameters, keys, encoded, engine)
+    return Memory(keys.bytes(parameters), shared, loading, plaintexts, alive, tables + largest)
 
 
 def _alive(circuit: Circuit, parameters: Parameters) -> int:

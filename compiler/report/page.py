@@ -12,6 +12,7 @@ from ...passes.quantize.settings import SIGNALS
 from ..outline import Outline, OutlineNode
 from .accelerator import accelerator
 from .drawing import draw, kind
+from .he import encrypted
 from .html import bar as _bar
 from .html import code as _code
 from .html import count
@@ -62,7 +63,7 @@ def render(compiled: Compiled, kernels: Sequence[KernelCost] = ()) -> str:
         _signals(compiled),
         _section("Passes", _timings(compiled)),
         _accelerator(compiled),
-        _backend(manifest.backend),
+        encrypted(manifest.backend) if "predicted_bytes" in manifest.backend else _backend(manifest.backend),
         _section("Files", _files(compiled)) if manifest.files else "",
     ]
     versions = " · ".join(f"{escape(k)} {escape(v)}" for k, v in manifest.versions.items())

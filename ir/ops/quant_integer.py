@@ -233,7 +233,7 @@ def table(x, table, *, first: int | None = None):
 @op("quant.isqrt", "x: I[*S] -> I[*S]", elementwise, monotone("x"))
 def isqrt(x):
     """The largest integer whose square is at most x, for x below 2**52; 0 for negative x."""
-    wide = np.maximum(np.asarray(x).astype(np.int64), 0)
+    wide = np.clip(x, 0, 1 << 52).astype(np.int64)
     root = np.sqrt(wide.astype(np.float64)).astype(np.int64)
     return (root - (root * root > wide)).astype(x.dtype)
 

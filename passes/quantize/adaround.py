@@ -137,7 +137,8 @@ class _Segment:
             elem = None if v is self.segment.source or v is target else self.found.points.get(v)
             return None if elem is None else _through(y, elem, drop)
 
-        nodes, values = self.segment.nodes, {self.segment.source: x}
+        nodes = self.segment.nodes
+        values: dict[Value | None, Any] = {self.segment.source: x}
         return forward(nodes, self.plan, values, self.constants, weights, self.biases, encode)[target]
 
 

@@ -18,6 +18,7 @@ from ..canonicalize import Canonicalize, canonicalize
 from ..definition import Context, define_pass
 from ..options import option
 from ..rebuild import array_of
+from .absorb import absorbed, movable, unclipped
 from .constants import with_constants
 from .evaluate import evaluate
 from .plan import Layer, Plan, bias_of, make_plan
@@ -33,6 +34,8 @@ CLIPS = frozenset({"math.minimum"})
 @dataclass(frozen=True)
 class Equalize:
     dead: bool = option(True, "channels that are 0 for all calibration data get weights of 0")
+    absorb: bool = option(False, "what a channel never falls below goes into the next layer's bias (section 4.1.3)")
+    unclip: bool = option(False, "drop upper clips that the calibration data do not come near: ReLU6 becomes ReLU")
     samples: int = option(256, "how many samples of the calibration data are looked at")
 
 
@@ -52,7 +55,8 @@ def equalize(graph: Graph, options: Equalize, context: Context) -> Graph:
 
     Computes the same, and makes weights ready for a scale per tensor. A clip such as ReLU6 has to stay where it is: a
     channel that reaches it in the calibration data keeps its scale, the others may grow up to it; without data, pairs
-    of layers with a clip between them are left alone. The graph is canonicalised first.
+    of layers with a clip between them are left alone. `absorb` and `unclip` hold for inputs like the data: biases that
+    only widen the range of activations move on, clips that do nothing go. The graph is canonicalised first.
 
     Before:
 
@@ -73,16 +77,23 @@ def equalize(graph: Graph, options: Equalize, context: Context) -> Graph:
         }
     """
     graph = canonicalize.run(graph, Canonicalize(), context)
+    if options.unclip and context.calibration:
+        graph, dropped = unclipped(graph, context.calibration, options.samples)
+        context.note(f"{dropped} clips dropped that the calibration data do not come near")
     plan = make_plan(graph)
     pairs = _pairs(graph, plan)
-    tops = _tops(graph, pairs, context.calibration, options.samples) if context.calibration else {}
+    seen = _extremes(graph, pairs, context.calibration, options.samples) if context.calibration else {}
+    tops = {n: top for n, (_, top) in seen.items()}
     pairs = [p for p in pairs if p.limit is None or p.first.node in tops]
     arrays = {layer.node: layer.weights for p in pairs for layer in (p.first, p.second)}
-    biases = {p.first.node: _bias(p.first, plan) for p in pairs}
+    biases = {layer.node: _bias(layer, plan) for p in pairs for layer in (p.first, p.second)}
     silenced = 0
     if options.dead:
         for p in pairs:
             silenced += _silence(p, tops.get(p.first.node), arrays, biases)
+    if options.absorb:
+        count = sum(_absorb(p, *seen[p.first.node], arrays, biases) for p in pairs if p.first.node in seen)
+        context.note(f"biases of {count} channels absorbed by the next layer")
     for _ in range(ROUNDS):
         moved = max((_balance(p, tops.get(p.first.node), arrays, biases) for p in pairs), default=0.0)
         if moved < STILL:
@@ -117,22 +128,26 @@ def _pairs(graph: Graph, plan: Plan) -> list[Pair]:
     return found
 
 
-def _tops(graph: Graph, pairs: Sequence[Pair], batches: Sequence[Mapping[str, Any]], samples: int) -> dict[Node, Any]:
-    """The largest output of each channel of first layers, before it is clipped: f32[M]."""
+def _extremes(
+    graph: Graph, pairs: Sequence[Pair], batches: Sequence[Mapping[str, Any]], samples: int
+) -> dict[Node, tuple[Any, Any]]:
+    """The smallest and the largest output of each channel of first layers, before it is clipped: f32[M] each."""
     wanted: dict[Node, Layer] = {}
     for p in pairs:
         holder = (
             next((v.node for v in p.between[0].inputs[:1] if v is not None and v.node), None) if p.between else None
         )
         wanted[holder or p.first.node] = p.first
-    found: dict[Node, Any] = {}
+    found: dict[Node, tuple[Any, Any]] = {}
 
     def observe(node: Node, results: tuple[Any, ...]) -> None:
         layer = wanted.get(node)
         if layer is not None:
             axis = 1 if layer.is_conv else results[0].ndim - 1
-            top = results[0].max(axis=tuple(i for i in range(results[0].ndim) if i != axis))
-            found[layer.node] = np.maximum(found.get(layer.node, top), top)
+            rest = tuple(i for i in range(results[0].ndim) if i != axis)
+            low, top = results[0].min(axis=rest), results[0].max(axis=rest)
+            before = found.get(layer.node, (low, top))
+            found[layer.node] = np.minimum(before[0], low), np.maximum(before[1], top)
 
     for arrays in chunks(graph, batches, samples):
         evaluate(graph, arrays, observe)
@@ -158,6 +173,21 @@ def _silence(p: Pair, top: Any, arrays: dict[Node, Any], biases: dict[Node, Any]
     if biases[p.first.node] is not None:
         biases[p.first.node] = np.where(dead, np.float32(0), biases[p.first.node])
     return int(dead.sum())
+
+
+def _absorb(p: Pair, low: Any, top: Any, arrays: dict[Node, Any], biases: dict[Node, Any]) -> int:
+    """relu(x) = relu(x - c) + c where x is never below c > 0: the first bias loses c, the second layer adds it."""
+    first, second = p.first.node, p.second.node
+    rectified = any(n.op.name == "math.relu" for n in p.between)
+    if p.limit is not None or not rectified or biases[first] is None or biases[second] is None:
+        return 0
+    c = np.maximum(low, 0)
+    if not movable(p.second) or not c.any():
+        return 0
+    biases[first] = biases[first] - c
+    biases[second] = biases[second] + absorbed(c, arrays[second], p.second)
+    top -= c
+    return int(np.count_nonzero(c))
 
 
 def _balance(p: Pair, top: Any, arrays: dict[Node, Any], biases: dict[Node, Any]) -> float:

@@ -137,7 +137,7 @@ class _Step:
         import torch
 
         self.given = elem
-        self.start = torch.tensor(np.float32(elem.scale))
+        self.start = torch.tensor(np.float32(elem.scale))  # type: ignore[arg-type]
         self.exponent = torch.zeros((), requires_grad=True)
 
     def scale(self) -> Any:
@@ -165,6 +165,7 @@ class _Weights:
         self.start = torch.from_numpy(np.array(scale, np.float32))
         self.zero = torch.from_numpy(np.array(made.zero, np.float32))
         self.unit = torch.from_numpy(np.array(made.scale, np.float32))
+        # from the middle of what rounds to a code: nothing flips before it has seen a number of gradients
         self.units = (torch.from_numpy(np.array(made.real, np.float32)) / self.unit).requires_grad_()
         self.exponent = torch.zeros_like(self.start, requires_grad=True)
 

@@ -15,7 +15,6 @@ import zigzag
 from zigzag.api import get_hardware_performance_zigzag
 
 
-
 def workload(layer):
     s, pad = layer["stride"], layer["pad"]
     return [
@@ -39,7 +38,8 @@ def workload(layer):
 def main():
     logging.disable(logging.CRITICAL)
     inputs = Path(zigzag.__file__).parent / "inputs"
-    hardware, mapping = (str(inputs / kind / f"{name}.yaml") for kind, name in zip(("hardware", "mapping"), sys.argv[1:]))
+    pairs = zip(("hardware", "mapping"), sys.argv[1:], strict=False)
+    hardware, mapping = (str(inputs / kind / f"{name}.yaml") for kind, name in pairs)
     found = []
     for layer in json.load(sys.stdin):
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):

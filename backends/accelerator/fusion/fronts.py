@@ -7,6 +7,7 @@ vertices. So nothing but hulls has to be kept, and the joined optimum is exact.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,11 +75,17 @@ def _slope(front: Front, i: int) -> float:
     return (a.cycles - b.cycles) / max(b.energy - a.energy, 1e-300)
 
 
-def useful(energy: float, cycles: float, front: Sequence[Point]) -> bool:
-    """Whether a point at or beyond (energy, cycles) can be outside of what a front and all above it cover."""
+def useful(energy: float, cycles: float, front: Sequence[Point], weights: tuple[float, float] | None = None) -> bool:
+    """Whether a point at or beyond (energy, cycles) can be better than all of a front.
+
+    By `weights` of pJ and cycles if there are any, else: outside of what the front and all above it cover.
+    """
+    if weights is not None:
+        least = min((weights[0] * p.energy + weights[1] * p.cycles for p in front), default=float("inf"))
+        return weights[0] * energy + weights[1] * cycles < least * (1 - TIE)
     if not front or energy < front[0].energy or cycles < front[-1].cycles:
         return True
-    for a, b in zip(front, front[1:], strict=False):
+    for a, b in itertools.pairwise(front):
         if a.energy <= energy <= b.energy:
             line = a.cycles + (b.cycles - a.cycles) * (energy - a.energy) / (b.energy - a.energy)
             return cycles < line

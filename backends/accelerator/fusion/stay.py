@@ -2,7 +2,7 @@
 
     W or I stays     its path begins at the first shared memory that holds it: the link from outside is not there
     O stays          if sums complete in the memory where they stay, the same; else (an accumulator beside a scratchpad)
-                     the home of results takes the place of the outermost memory, and every sum goes there once, complete
+                     the home of results takes the place of the outermost memory: every sum goes there once, complete
     nothing stays    the machine as it is
 
 All other counts are those of `counting.py`. What stays takes the room of `reserved` bits, and no tile besides.
@@ -19,6 +19,8 @@ __all__ = ["NEVER", "Staying", "home_of", "staying"]
 
 NEVER = 1e15
 """pJ a bit to take incomplete sums back from the home of results: no mapping that does so is worth having."""
+LEAST = 0.5
+"""Bits of a memory that is full: no tile is as small."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def staying(machine: Hierarchy, operands: frozenset[str], reserved: Mapping[str,
 
     def left(store: Store) -> Store:
         gone = frozenset(x for x, name in kept if name == store.name)
-        return replace(store, holds=store.holds - gone, capacity=store.capacity - reserved.get(store.name, 0.0))
+        return replace(
+            store, holds=store.holds - gone, capacity=max(store.capacity - reserved.get(store.name, 0.0), LEAST)
+        )
 
     first = tuple(left(s) for s in machine.tiers[0])
     same = {f.name: getattr(machine, f.name) for f in fields(Hierarchy)}

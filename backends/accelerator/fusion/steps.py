@@ -1,10 +1,10 @@
 """The steps of a graph and the tensors between them: what fusion chooses from.
 
-    step     a product with the vector work on its results' way out, or vector work alone (`workload.Work`)
-    read     of a tensor: as I or W of the product, or by the vector work (V)
-    layout   (N, G, K, P, Q) of a tensor that a product made: P are its rows. A tensor of another step has the layout
-             of its operand where the step works element by element, else none
-    rowwise  a read whose stripes of rows are those of its step; all other reads need the whole tensor
+step     a product with the vector work on its results' way out, or vector work alone (`workload.Work`)
+read     of a tensor: as I or W of the product, or by the vector work (V)
+layout   (N, G, K, P, Q) of a tensor that a product made: P are its rows. A tensor of another step has the layout
+         of its operand where the step works element by element, else none
+rowwise  a read whose stripes of rows are those of its step; all other reads need the whole tensor
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def chain(works: Sequence[Work]) -> list[Step]:
     for i, work in enumerate(works):
         before = steps[-1] if steps else None
         if work.layer is not None:
-            reads = (Read(i - 1, "I", 0, before is not None and rowwise(before.layout, work.layer)), Read(-1, "W"))
+            tied = before is not None and rowwise(before.layout, work.layer)
+            reads: tuple[Read, ...] = (Read(i - 1, "I", 0, tied), Read(-1, "W"))
             layout: Layout | None = layout_of(work.layer)
             bits = work.layer.words("O") * work.layer.bits[2]
         else:

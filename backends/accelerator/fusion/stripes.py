@@ -2,7 +2,7 @@
 
     conv3x3 -> conv3x3, 4 rows of the last one's 16          made      kept
     recompute   every stripe makes all rows it needs         6         6       the two rows that stripes share twice
-    cached      rows that the next stripe needs again stay   4         6       two of them for as long as the segment runs
+    cached      rows that the next stripe needs again stay   4         6       two of them as long as the segment runs
 
 Groups (heads of attention) and images of a batch can be taken some at a time besides; they share nothing but weights.
 All stripes are costed like the largest one.
@@ -10,7 +10,7 @@ All stripes are costed like the largest one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 from ..layer import Layer
@@ -18,13 +18,13 @@ from .steps import Step
 
 __all__ = ["Stripes", "choices", "rows_of", "stripe_layer"]
 
-LEAST = 1 / 32
-"""A stripe's least share of all rows: below it weights come so often that nothing is won."""
+LEAST = 1 / 16
+"""A stripe's least share of all rows."""
 
 
 @dataclass(frozen=True)
 class Stripes:
-    """`images` of the batch, `groups` and `rows` of the segment's last tensor at a time; `cached`: how halos are had."""
+    """`images` of the batch, `groups` and `rows` of the segment's last tensor at a time; `cached`: kept halos."""
 
     images: int
     groups: int
@@ -55,11 +55,11 @@ class Stripes:
         return ", ".join(parts) + (", halo cached" if self.cached else "")
 
 
-def choices(steps: Sequence[Step], first: int) -> Iterator[Stripes]:
-    """The ways to cut a segment; `first` is the index of its first step. Whole comes first."""
+def choices(steps: Sequence[Step], first: int) -> Iterator[list[Stripes]]:
+    """The ways to cut a segment, in lists of falling heights; `first` is the index of its first step."""
     last = next((s for s in reversed(steps) if s.layout is not None), None)
     n, g, _, p, _ = last.layout if last is not None and last.layout is not None else (1, 1, 1, 1, 1)
-    yield Stripes(n, g, p, False, (n, g, p), True)
+    yield [Stripes(n, g, p, False, (n, g, p), True)]
     inner = [r for s in steps for r in s.reads if r.tensor >= first]
     layers = [s.layer for s in steps if s.layer is not None]
     if not layers or any(s.layout is None for s in steps) or not all(r.rowwise for r in inner):
@@ -68,28 +68,31 @@ def choices(steps: Sequence[Step], first: int) -> Iterator[Stripes]:
     halo = any(layer.extent["R"] > 1 for layer in layers[1:])
     for images in sorted({n, 1}, reverse=True):
         for groups in _halves(g) if same else [g]:
-            for rows in _halves(p):
-                if (images, groups, rows) == (n, g, p) or (rows < p and rows < p * LEAST):
-                    continue
-                for cached in (False, True) if halo and rows < p else (False,):
-                    yield Stripes(images, groups, rows, cached, (n, g, p))
+            for cached in (False, True) if halo else (False,):
+                heights = [r for r in _halves(p) if r == p or r >= p * LEAST]
+                cuts = [Stripes(images, groups, rows, cached and rows < p, (n, g, p)) for rows in heights]
+                yield [c for c in cuts if c.count > 1 and not (cached and c.bands == 1)]
 
 
 def _halves(extent: int) -> list[int]:
     return sorted({-(-extent // 2**i) for i in range(extent.bit_length() + 1)}, reverse=True)
 
 
-def rows_of(steps: Sequence[Step], first: int, cut: Stripes) -> tuple[list[int], dict[int, tuple[int, int]]]:
-    """Rows that each step makes in a stripe, and of each tensor that the segment reads the rows (made, kept)."""
+def rows_of(
+    steps: Sequence[Step], first: int, cut: Stripes, leaving: Set[int]
+) -> tuple[list[int], dict[int, tuple[int, int]]]:
+    """Rows that each step makes in a stripe, and of each tensor that the segment reads the rows (made, kept).
+
+    `leaving`: steps whose results are read outside as well (or only there).
+    """
     made: dict[int, int] = {}
     kept: dict[int, int] = {}
     rows = [0] * len(steps)
-    inside = {r.tensor for s in steps for r in s.reads if r.tensor >= first}
     for i in reversed(range(len(steps))):
         step, at = steps[i], first + i
         total = step.layout[3] if step.layout is not None else 1
         want = made.get(at, 0)
-        if at not in inside or step.kept or cut.single:
+        if at in leaving or cut.single:
             want = max(want, total if cut.single else -(-total // cut.bands))
         rows[i] = want
         for r in step.reads:

@@ -61,7 +61,7 @@ def preset(name: str) -> Machine:
         return scalesim(int(systolic[1]), int(systolic[2]), systolic[3])
     near = difflib.get_close_matches(name, names(), n=3)
     hint = f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"one of {', '.join(names())}"
-    raise error("IG0527", f"there is no machine `{name}`", hint=f"{hint} or give a description (.toml)")
+    raise error("IG0527", f"there is no machine `{name}`", hint=f"{hint} Or give a description (.toml)")
 
 
 def scalesim(rows: int, cols: int, dataflow: str, levels: tuple[Level, ...] | None = None) -> Machine:

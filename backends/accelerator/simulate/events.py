@@ -150,7 +150,8 @@ class _Events:
                     return None
                 start = max(start, self.tokens[sender, q][0])
         moves = one.op in ("load", "loadc", "store", "req")
-        return max(start, self.port) if moves else start, start
+        # equal times are equal: no last bit of a sum decides who goes first
+        return round(max(start, self.port) if moves else start, 6), round(start, 6)
 
     def _step(self, q: Queue, start: float) -> None:
         core = self.cores[q]

@@ -74,6 +74,7 @@ class SimEngine(Composed):
     replicas: int = 8
     keys: dict[tuple[str, int], int] = field(default_factory=dict)
     room: float = np.inf  # the fewest bits that a message had below the modulus, or below 1 where it was bootstrapped
+    bootstrapped: list[float] = field(default_factory=list)  # the largest number in any slot, each time
 
     name = "sim"
     caps = Caps(max_ring=1 << 17, special_primes=0, bootstrap=True, hoisting=True, level_keys=True)
@@ -184,6 +185,7 @@ class SimEngine(Composed):
         """To the top level; like a real one, it is right for values of at most 1 in size."""
         meta = Meta(self.parameters.max_level, self.parameters.scale)
         exact, largest = x.exact, float(np.abs(x.exact).max(initial=0.0))
+        self.bootstrapped.append(largest)
         if largest:
             self.room = min(self.room, float(-np.log2(largest)))
         if largest > 1.0:  # the sine that stands for the modulus is none beyond

@@ -26,6 +26,11 @@ from intaglio.backends.accelerator.timeline import cycles_of
 from .hardware import RATES, draw_layer, draw_machine
 
 
+def channels_last(groups: int, channels: int, image: tuple[int, int]) -> Activation:
+    pixel = groups * channels
+    return Activation(0, (image[0] * image[1] * pixel, channels, 1, image[1] * pixel, pixel))
+
+
 def outcome(seed: int) -> tuple[Any, float, Any]:
     """What the analytic model says of a drawn layer on a drawn machine, and what the simulator does."""
     rng = random.Random(seed)
@@ -36,10 +41,8 @@ def outcome(seed: int) -> tuple[Any, float, Any]:
     cost = cost_of(machine, RATES, flow, layer, tiles, mapping.orders)
     first = {d: t[0] for d, t in mapping.tiles.items()}
     e = layer.extent
-    width, height = max(e["Q"], layer.image[1]), max(e["P"], layer.image[0])
-    channels = e["G"] * max(e["C"], e["K"])
-    there = Activation(0, (height * width * channels, channels // e["G"], 1, width * channels, channels))
-    contraction = Contraction(layer, first, mapping.orders[0], there, Packed(0), there, 0, 0, 255)
+    source, result = channels_last(e["G"], e["C"], layer.image), channels_last(e["G"], e["K"], (e["P"], e["Q"]))
+    contraction = Contraction(layer, first, mapping.orders[0], source, Packed(0), result, 0, 0, 255)
     _, places = packed_weights(np.ones((e["G"], e["K"], e["C"], e["R"], e["S"]), np.int8), first, 8)
     at, buffers = 0, {}
     for x, size in sizes(contraction).items():

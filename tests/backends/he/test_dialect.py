@@ -137,3 +137,13 @@ def test_linear_means_its_weights() -> None:
     (y,) = evaluate(graph, [np.tile(x, 2)])
     np.testing.assert_allclose(y, np.tile(w @ x + 1, 2))
     assert parse_graph(str(print_graph(graph)), {"w": w, "b": np.ones(4, np.float32)}) == graph
+
+
+def test_sizes_survive_when_symbols_get_numbers() -> None:
+    """A product that is not relinearised yet stays one when extents are filled in."""
+    from intaglio.ir import dim
+    from intaglio.passes.rebuild import fix_type
+
+    wide = Cipher((dim("N"), 4), "4/8: 4*1", 3, 40, "ckks", 3)
+    fixed = fix_type(wide, {"N": 2})
+    assert isinstance(fixed, Cipher) and fixed.size == 3 and fixed.shape == (2, 4)

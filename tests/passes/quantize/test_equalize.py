@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from intaglio.ir import Editor, Graph, Tensor, verify
 from intaglio.ir.interpret import evaluate
 from intaglio.ir.types import Float
 from intaglio.passes.definition import Context
 from intaglio.passes.quantize.equalize import equalize
+from intaglio.passes.quantize.evaluate import evaluate as quick
 from intaglio.passes.quantize.quantize import quantize
 
 F32 = Float("f32")
@@ -97,6 +99,62 @@ def test_a_scale_for_the_whole_tensor_then_suffices() -> None:
         made = quantize(source, context, per="tensor", activations="float", bias=False)
         errors.append(float(np.linalg.norm(evaluate(made, [x])[0] - want) / np.linalg.norm(want)))
     assert errors[1] < errors[0] / 5
+
+
+def high(clip: float | None = None, pads: int = 0, groups: int = 1) -> Graph:
+    """Channels that are never below 5, 10, 15, ... before the activation function."""
+    rng = np.random.default_rng(0)
+    e = Editor(name="main")
+    x = e.input("x", Tensor((8, 3, 6, 6), F32))
+    w1, b1 = rng.standard_normal((8, 3, 1, 1)) / 4, np.arange(8) * 10.0
+    y = e.emit("nn.conv", x, e.constant(w1.astype(np.float32), "w1"), e.constant(b1.astype(np.float32), "b1"))
+    y = e.emit("math.relu", y)
+    if clip is not None:
+        y = e.emit("math.minimum", y, e.constant(np.float32(clip)))
+    w2 = rng.standard_normal((4, 8 // groups, 3, 3)).astype(np.float32)
+    b2 = e.constant(np.ones(4, np.float32), "b2")
+    e.output(e.emit("nn.conv", y, e.constant(w2, "w2"), b2, g=groups, pads=(pads,) * 4), "y")
+    return e.freeze()
+
+
+def top_of_activations(graph: Graph, x: Any) -> float:
+    tops: list[float] = []
+    quick(graph, [x], lambda n, r: tops.append(float(r[0].max())) if n.op.name == "math.relu" else None)
+    (top,) = tops
+    return top
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_high_biases_move_on(groups: int) -> None:
+    x, graph = images(), high(groups=groups)
+    context = Context(calibration=[{"x": x}])
+    made = equalize(graph, context, absorb=True)
+    verify(made)
+    assert "7 channels absorbed" in " ".join(context.notes)
+    np.testing.assert_allclose(evaluate(made, [x])[0], evaluate(graph, [x])[0], rtol=1e-4, atol=1e-3)
+    narrow, wide = (top_of_activations(g, x) for g in (made, equalize(graph, context)))
+    assert narrow < wide / 3
+
+
+def test_padding_would_see_them() -> None:
+    """At the border the next layer reads zeros, not what is never below c."""
+    x, graph = images(), high(pads=1)
+    context = Context(calibration=[{"x": x}])
+    made = equalize(graph, context, absorb=True)
+    assert "0 channels absorbed" in " ".join(context.notes)
+    np.testing.assert_allclose(evaluate(made, [x])[0], evaluate(graph, [x])[0], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("clip", "stays"), [(1000.0, False), (74.0, True), (6.0, True)])
+def test_clips_out_of_reach_go(clip: float, stays: bool) -> None:
+    """The largest number here is about 72: 74 is too near."""
+    x, graph = images(), high(clip=clip)
+    context = Context(calibration=[{"x": x}])
+    made = equalize(graph, context, unclip=True)
+    verify(made)
+    assert any(n.op.name == "math.minimum" for n in made.nodes) is stays
+    np.testing.assert_allclose(evaluate(made, [x])[0], evaluate(graph, [x])[0], rtol=1e-4, atol=1e-3)
+    assert any(n.op.name == "math.minimum" for n in equalize(graph, unclip=True).nodes)  # nothing is known without data
 
 
 def test_products() -> None:
