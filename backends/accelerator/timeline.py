@@ -64,14 +64,15 @@ def cycles_of(
     deep = cost.outer_cycles - float(load.sum() + store.sum())  # what no memory of the first tier keeps
     work = steps.work(machine, rates, flow)
     load = load + max(deep, 0.0) * work / work.sum()
-    unit: Array = np.zeros(shape)
-    if whole := float(store.sum()):
-        unit, store = store * (along / whole), store * (1 + beside / whole)
+    share: Array = np.broadcast_to(steps.leaves() * steps.last() * steps.volume("O", False), shape)
+    share = share / share.sum()  # of the results that leave in each step
+    unit, store = share * along, store + share * beside
     kept = [next((t.copies for t in machine.tiers[0] if x in t.holds), 2) for x in "WIO"]
-    l, w, s, u, leaves = (  # noqa: E741
-        np.broadcast_to(a, shape).reshape(-1).tolist() for a in (load, work, store, unit, steps.leaves())
+    back = steps.fresh("O") & ~steps.first()
+    l, w, s, u, leaves, returns = (  # noqa: E741
+        np.broadcast_to(a, shape).reshape(-1).tolist() for a in (load, work, store, unit, steps.leaves(), back)
     )
-    return machine.latency + _makespan(l, w, s, u, leaves, min(kept[:2]), kept[2])
+    return machine.latency + _makespan(l, w, s, u, leaves, returns, min(kept[:2]), kept[2])
 
 
 def _makespan(
@@ -80,13 +81,14 @@ def _makespan(
     store: list[float],
     unit: list[float],
     leaves: list[bool],
+    returns: list[bool],
     ahead: int,
     buffers: int,
 ) -> float:
     """When the last store is done: loads, work and stores of the steps in three queues over one port to the outside.
 
     Who is ready first goes first, at the same time the store; loads wait for a free buffer, work for its loads and for
-    a tile of O that is out.
+    a tile of O that is out, and so do partial sums that come back (`returns`).
     """
     steps = len(load)
     loaded: list[float] = []
@@ -94,13 +96,16 @@ def _makespan(
     stored: list[float] = []
     tiles = [i for i in range(steps) if leaves[i]]  # the step after which each tile of O leaves
     opens = [0, *(i + 1 for i in tiles)]  # the step in which it comes
+    comes = np.concatenate([[0], np.cumsum(leaves)[:-1]]).tolist()  # the tile of O of each step
     visit = 0  # the tile of O at work
     port = 0.0
     while len(stored) < len(tiles) or len(worked) < steps:
         best: tuple[float, float, int] | None = None
         i = len(loaded)
-        if i < steps and (i < ahead or i - ahead < len(worked)):
+        out = comes[i] - buffers if i < steps and returns[i] else -1  # the tile of O whose buffer sums come back to
+        if i < steps and (i < ahead or i - ahead < len(worked)) and out < len(stored):
             ready = max(loaded[-1] if loaded else 0.0, worked[i - ahead] if i >= ahead else 0.0)
+            ready = max(ready, stored[out] if out >= 0 else 0.0)
             best = (round(max(ready, port), 6), round(ready, 6), 0)
         k = len(worked)
         if k < len(loaded):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...ir.dims import Extent, substitute, symbols
 from ...ir.graph import Node
 from ...ir.target import node_cost
-from ...ir.types import Affine, Bool, Elem, Float, Pow2, Sign, Tensor
+from ...ir.types import Affine, Bool, Elem, Float, Int, Pow2, Sign, Tensor
 
 __all__ = ["Vector", "bits_of", "extents", "vector_of"]
 
@@ -99,7 +99,8 @@ def vector_of(node: Node, *, on_path: bool, floats: int = 64) -> Vector:
         rows = elements_of(node.outputs[0].type.with_shape(node.outputs[0].type.shape[:axis]))  # type: ignore[union-attr]
         special = rows
     simple = PASSES.get(name, 0) * out
-    if unit == "alu" and not simple and not node.op.has("structural"):
+    widened = name == "math.cast" and on_path and all(isinstance(v.type.elem, Int) for v in node.outputs)  # type: ignore[union-attr]
+    if unit == "alu" and not simple and not node.op.has("structural") and not widened:  # adders take codes as they are
         simple = max(out, node_cost(node).flops)
     read = write = 0
     if not on_path:
