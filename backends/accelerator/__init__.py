@@ -27,12 +27,13 @@ class AcceleratorOptions:
     """`machine`: a preset, or a description (.toml, .yaml of ZigZag, .cfg of SCALE-Sim).
 
     `objective` of the mappings: edp, energy or latency. `bits`: products are mapped as if their operands had that many;
-    0 takes the model's own.
+    0 takes the model's own. `fuse`: also tell what steps would take in segments whose tensors stay on the chip.
     """
 
     machine: str = "gemmini16"
     objective: str = "edp"
     bits: int = 0
+    fuse: bool = False
 
 
 class AcceleratorBackend:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cost import Cost
 from .hierarchy import Hierarchy, Rates
@@ -19,6 +19,9 @@ from .mapper import Result
 from .timeline import cycles_of
 from .vector import Vector
 from .workload import Work
+
+if TYPE_CHECKING:
+    from .fusion import FusedPlan
 
 __all__ = ["Plan", "Step", "Units", "plan"]
 
@@ -70,6 +73,7 @@ class Plan:
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
     described: Machine | None = None
+    fused: FusedPlan | None = None
 
     @property
     def cycles(self) -> float:

@@ -48,6 +48,14 @@ class AcceleratorProgram:
             assert self.plan is not None
             self._stored = json.loads(to_json(self.plan))
             self._simulated(self._stored["steps"])
+            if (fused := self.plan.fused) is not None:
+                self._stored["fused"] = {
+                    "energy_pj": fused.energy,
+                    "cycles": fused.cycles,
+                    "outer_bits": fused.outer_bits,
+                    "certificate": str(fused.certificate),
+                    "segments": [str(s) for s in fused.segments],
+                }
             if self.plan.described is not None:
                 self._stored["what_if"] = what_if(self.plan, self.plan.described)
         return self._stored

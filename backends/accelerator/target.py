@@ -21,6 +21,8 @@ from .workload import Work, work_of
 
 if TYPE_CHECKING:
     from . import AcceleratorOptions
+    from .fusion import FusedPlan
+    from .hierarchy import Hierarchy
 
 __all__ = ["AcceleratorTarget", "machine_named", "planned"]
 
@@ -83,7 +85,27 @@ def planned(graph: Graph, options: AcceleratorOptions) -> Plan:
     free = sorted({n for v in graph.inputs for n in symbols(v.type.shape)})
     sizes = (f"{', '.join(free)} taken as 1: `freeze{{{free[0]}=…}}` maps for other sizes",) if free else ()
     told = sizes + tuple(f"{n} of {len(works)} steps {note}" for note, n in notes.items())
+    if options.fuse:
+        fused = _fused(graph, machine, hierarchy, options, options.bits or floats)
+        told += (_gain(fused),)
+        made = replace(made, fused=fused)
     return replace(made, notes=told, described=machine)
+
+
+def _fused(graph: Graph, machine: Machine, hierarchy: Hierarchy, options: AcceleratorOptions, floats: int) -> FusedPlan:
+    from .fusion import fuse, steps_of
+
+    steps = steps_of(graph, floats, lambda work: _fitted(work, machine, options.bits, {}))
+    return fuse(steps, hierarchy, lambda layer: rates_of(layer, machine), units_of(machine), options.objective)
+
+
+def _gain(fused: FusedPlan) -> str:
+    energy, cycles = (sum(getattr(s, what) for s in fused.unfused) for what in ("energy", "cycles"))
+    together = sum(s.fused for s in fused.segments)
+    return (
+        f"fused in {together} segments of several steps: {fused.energy / 1e6:.4g} µJ and {fused.cycles:.6g} cycles "
+        f"instead of {energy / 1e6:.4g} µJ and {cycles:.6g}"
+    )
 
 
 def _fitted(work: Work, machine: Machine, bits: int, notes: dict[str, int]) -> Work:

@@ -213,3 +213,15 @@ def test_a_damaged_program_is_refused(machine: str, tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(IntaglioError, match="IG0507"):
         load_artifact(tmp_path / "out")
+
+
+def test_fusion_is_told_beside_the_plan(machine: str) -> None:
+    """`fuse=true`: the segments and what they would take, never more than one by one."""
+    plain = intaglio.compile(parse(MODEL), "accelerator", machine=machine, objective="energy").program.mapping()
+    fused = intaglio.compile(parse(MODEL), "accelerator", machine=machine, objective="energy", fuse=True)
+    found = fused.program.mapping()
+    assert "fused" not in plain
+    assert found["energy_pj"] == plain["energy_pj"]
+    assert found["fused"]["energy_pj"] <= plain["energy_pj"] * (1 + 1e-9)
+    assert found["fused"]["segments"]
+    assert any("segments of several steps" in note for note in found["notes"])
