@@ -45,11 +45,11 @@ bench-cpu: .venv/installed .venv-peers/installed
 bench-quantization: .venv/installed .venv-peers/installed
 	.venv/bin/python -P tests/benchmarks/bench_quantization.py --packages .venv-peers/models $(BENCH)
 
-# Encrypted inference beside Orion v2, which needs an environment of its own: make bench-he BENCH='--models mlp'
 # Needs an NVIDIA GPU; says so where there is none.
 bench-cuda: .venv/installed
 	.venv/bin/python -P tests/benchmarks/bench_cuda.py $(BENCH)
 
+# Encrypted inference beside Orion v2, which needs an environment of its own: make bench-he BENCH='--models mlp'
 bench-he: .venv/installed .venv-he/installed
 	.venv/bin/python -P tests/benchmarks/bench_he.py --peers-venv .venv-he $(BENCH)
 
