@@ -193,7 +193,7 @@ class _Parameters:
         value: Any = found.value if isinstance(found, Literal) else None
         if type(value) is float and math.isfinite(value) and math.frexp(value)[0] == 0.5:
             return Fraction(math.frexp(value)[1] - 1)
-        if type(value) is str and (m := re.fullmatch(r"2\^(-?[0-9]{1,30})/([1-9][0-9]{0,29})", value)):
+        if type(value) is str and (m := re.fullmatch(r"2\^(-?[0-9]{1,4000})/([1-9][0-9]{0,3999})", value)):
             return Fraction(int(m[1]), int(m[2]))
         raise self.fault(f'wants a power of two as `{name}`, such as 2^40 or "2^81/2"')
 
