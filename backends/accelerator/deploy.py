@@ -93,6 +93,8 @@ def deployed(graph: Graph, machine: Machine, objective: str) -> tuple[Deployment
         found = Deployment(emitted(flat, hierarchy, find, stream_format(machine)), machine)
         found.simulate()
     except IntaglioError as e:
+        if e.diagnostics[0].code != "IG0585":  # a layer that does not fit; anything else is not to be hidden
+            raise
         return None, f"no program: {e.diagnostics[0].message}"
     return found, ""
 

@@ -97,4 +97,6 @@ def _tell(compiled: object, output: Path) -> None:
         f"  ledger  {compiled.ledger.contract}"
         + (f", budget {compiled.ledger.budget}" if compiled.ledger.budget else "")
     )
+    for note in manifest.backend.get("notes", ()):
+        print(f"  note    {note}")
     print(f"wrote {output}")

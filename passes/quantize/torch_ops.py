@@ -71,7 +71,7 @@ def apply(node: Node, x: Sequence[Any]) -> Any:
         return pool(x[0], attr("kernel"), attr("strides") or 1)
     if name == "nn.softmax":
         return torch.softmax(x[0], dim=attr("axis"))
-    raise NotImplementedError(name)
+    raise AssertionError(f"`supported` says no to {name}")
 
 
 def forward(

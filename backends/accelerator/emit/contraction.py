@@ -335,7 +335,10 @@ class _Emission:
             "sums": self._buffer("O") // LINE,
         }
         if layer.extent["K"] == layer.extent["C"] == 1 and layer.extent["G"] > 1 and layer.kind != "gemm":
-            self.to.emit("dwconv", COMPUTE, **where, c=1, p=at["P"][1], q=at["Q"][1], more=more)
+            self.to.emit("dwconv", COMPUTE, **where, c=at["G"][1], p=at["P"][1], q=at["Q"][1], more=more)
+            return
+        if layer.kind == "gemm":
+            self.to.emit("gemm", COMPUTE, **where, m=at["P"][1], n=at["K"][1], k=at["C"][1], more=more)
             return
         self.to.emit("conv", COMPUTE, **where, k=at["K"][1], c=at["C"][1], p=at["P"][1], q=at["Q"][1], more=more)
 

@@ -1,7 +1,7 @@
-"""The instruction set: sixteen instructions of sixteen bytes, over three queues that each run in order.
+"""The instruction set: fourteen instructions of sixteen bytes, over three queues that each run in order.
 
     load     DRAM to local memory            cfg sync loop end | load loadc
-    compute  local memory to local memory    cfg sync loop end | preload gemm conv dwconv vec lut pwl red
+    compute  local memory to local memory    cfg sync loop end | gemm conv dwconv vec lut red
     store    local memory to DRAM            cfg sync loop end | store req
 
 The queues run ahead of each other and agree by tokens: an instruction may wait for one token of either neighbour before
@@ -81,14 +81,12 @@ _ROWS = (
     ("end", "any", "queue:2", "end of a loop"),
     ("load", "load", "stream:2 dram:36 local:25 rows:14 columns:14 bytes:16", "pixels from DRAM to local memory"),
     ("loadc", "load", "stream:2 dram:36 local:25 count:26 packed:26", "`packed` bytes, decompressed to `count` bytes"),
-    ("preload", "compute", "weights:22 rows:14 columns:14", "a tile of weights into the registers of the array"),
     ("gemm", "compute", "input:22 weights:22 sums:22 m:17 n:14 k:14 more:1", "sums[m, n] (+)= input[m, k] w[n, k]"),
     ("conv", "compute", "input:22 weights:22 sums:22 k:13 c:13 p:12 q:12 more:1", "sums[p, q, k] (+)= windows . w"),
     ("dwconv", "compute", "input:22 weights:22 sums:22 c:13 p:12 q:12 more:1", "the same, channel by channel"),
-    ("vec", "compute", "a:22 b:22 output:22 count:26 kind:4", "elementwise: sum, maximum and the like"),
+    ("vec", "compute", "a:22 b:22 output:22 count:26 kind:4", "elementwise: a sum of two scales"),
     ("lut", "compute", "input:22 output:22 table:22 count:26", "output = table[input]"),
-    ("pwl", "compute", "input:22 output:22 table:22 count:26", "output = slope[s] input + offset[s], s its segment"),
-    ("red", "compute", "input:22 output:22 p:14 q:14 c:14 kind:4", "over windows (pools) or rows (softmax, norms)"),
+    ("red", "compute", "input:22 output:22 p:14 q:14 c:14 kind:4", "over windows: pools"),
     ("store", "store", "stream:2 dram:36 local:25 rows:14 columns:14 bytes:16", "`load` the other way"),
     ("req", "store", "stream:2 dram:36 local:25 rows:14 columns:14 count:14 residual:1", "`store` of requantised sums"),
 )
@@ -128,7 +126,7 @@ REGISTERS: dict[Queue, tuple[str, ...]] = {
         *("origin_h", "origin_w", "image_h", "image_w", "ring_h", "ring_w", "first_h", "first_w", "pitch"),
         "fresh",  # operands (W, I, O from the lowest bit on) whose tiles are not those of the instruction before
         *("input_bits", "input_signed", "input_zero", "weight_bits", "weight_signed", "weight_zero"),
-        *("output_bits", "output_signed", "output_zero", "low", "high"),
+        *("output_zero", "low", "high"),
         *("a_multiplier", "b_multiplier", "shift", "a_zero", "b_zero"),
     ),
     Queue.STORE: (

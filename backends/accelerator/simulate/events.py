@@ -97,6 +97,14 @@ def chrome_trace(program: Program, outcomes: Sequence[Outcome]) -> dict[str, Any
     return {"traceEvents": events, "displayTimeUnit": "ns"}
 
 
+_EXTENTS = {
+    "conv": {"K": "k", "C": "c", "P": "p", "Q": "q"},
+    "dwconv": {"G": "c", "P": "p", "Q": "q"},
+    "gemm": {"P": "m", "K": "n", "C": "k"},
+}
+"""The fields of an instruction that are extents of a tile; the other loops' stand in registers."""
+
+
 class _Events:
     def __init__(
         self,
@@ -166,10 +174,10 @@ class _Events:
             self.port = start + moved
             self.out.dram += moved
             stop = start + max(moved, self._along(one))
-        elif one.op in ("vec", "lut", "pwl", "red"):
+        elif one.op in ("vec", "lut", "red"):
             stop = start + self._vector(one) / self.lanes
             self.out.array += stop - start
-        elif one.op in ("conv", "dwconv", "gemm"):
+        elif one.op in _EXTENTS:
             stop = start + self._work(one)
             self.out.array += stop - start
         if stop > start:
@@ -231,10 +239,8 @@ class _Events:
     def _work(self, one: Instruction) -> float:
         """Cycles of a tile: the array, or a memory that cannot keep up."""
         r = self.cores[Queue.COMPUTE].registers
-        extents = {
-            "N": r["images"], "G": r["groups"], "K": one.fields.get("k", 1), "C": one.fields.get("c", 1),
-            "P": one["p"], "Q": one["q"], "R": r["kernel_h"], "S": r["kernel_w"],
-        }  # fmt: skip
+        extents = {"N": r["images"], "G": r["groups"], "R": r["kernel_h"], "S": r["kernel_w"], "K": 1, "C": 1, "Q": 1}
+        extents |= {d: one[field] for d, field in _EXTENTS[one.op].items()}
         fresh = frozenset(x for i, x in enumerate("WIO") if r["fresh"] >> i & 1)
         assert self.inside is not None, "a product without a mapping"
         work = self.inside.run({d: extents[d] for d in DIMS}, fresh, not one["more"])

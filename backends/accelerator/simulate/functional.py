@@ -117,18 +117,22 @@ class _Machine:
         getattr(self, f"_{one.op}")(one, r)
 
     def _conv(self, one: Instruction, r: Registers) -> None:
-        self._contract(one, r, one["k"], one["c"], r["groups"])
+        self._contract(one, r, r["groups"], one["k"], one["c"], one["p"], one["q"])
 
     def _dwconv(self, one: Instruction, r: Registers) -> None:
-        self._contract(one, r, 1, 1, r["groups"])
+        self._contract(one, r, one["c"], 1, 1, one["p"], one["q"])
+
+    def _gemm(self, one: Instruction, r: Registers) -> None:
+        self._contract(one, r, r["groups"], one["n"], one["k"], one["m"], 1)
 
     def _counts(self, one: Instruction, r: Registers, *names: str) -> None:
         for name in (*names, "stride_h", "stride_w", "dilation_h", "dilation_w"):
             if not 1 <= r[name] <= 1 << 16:
                 raise error("IG0583", f"`{one.op}` with {name} = {r[name]}")
 
-    def _contract(self, one: Instruction, r: Registers, k: int, c: int, g: int) -> None:
-        n, p, q = r["images"], one["p"], one["q"]
+    def _contract(self, one: Instruction, r: Registers, g: int, k: int, c: int, p: int, q: int) -> None:
+        """sums[n, p, q, g, k] (+)= windows of the input [n, p, q, kernel, g, c] times w [g, k, kernel, c]."""
+        n = r["images"]
         kernel = (r["kernel_h"], r["kernel_w"])
         self._counts(one, r, "images", "groups", "kernel_h", "kernel_w")
         x = self._window(one["input"] * LINE, r, n, g * c, p, q).reshape(n, p, q, *kernel, g, c)
@@ -162,12 +166,6 @@ class _Machine:
         table = self.local.vector(one["table"] * LINE, 256)
         at = self._codes(one["input"], one["count"], r["input_signed"]) + (128 if r["input_signed"] else 0)
         self.local.vector(one["output"] * LINE, one["count"])[:] = table[at]
-
-    def _pwl(self, one: Instruction, r: Registers) -> None:
-        raise error("IG0583", "this simulator has no piecewise linear unit")
-
-    def _preload(self, one: Instruction, r: Registers) -> None:
-        """Moves weights that stay in local memory too: nothing to compute."""
 
     def _red(self, one: Instruction, r: Registers) -> None:
         if one["kind"] not in POOLS.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -155,9 +154,3 @@ def _after(layer: Any) -> tuple[int, int]:
         outputs, window, stride, dilation, pad, image = layer.axis(i)
         found.append(max(0, (outputs - 1) * stride + (window - 1) * dilation + 1 - pad - image))
     return found[0], found[1]
-
-
-def test_replace_keeps_the_mapping() -> None:
-    """Layers are values: two of one shape are one key."""
-    layer = conv("a", 8, 4, (6, 6), (3, 3))
-    assert replace(layer, name="b").key() == layer.key()
