@@ -82,6 +82,7 @@ def _calibration(path: Path | None, preprocess: str = "") -> object:
 
 def _tell(compiled: object, output: Path) -> None:
     from ..api import Compiled
+    from ..artifact import read_manifest
 
     assert isinstance(compiled, Compiled)
     manifest = compiled.manifest
@@ -97,6 +98,6 @@ def _tell(compiled: object, output: Path) -> None:
         f"  ledger  {compiled.ledger.contract}"
         + (f", budget {compiled.ledger.budget}" if compiled.ledger.budget else "")
     )
-    for note in manifest.backend.get("notes", ()):
+    for note in read_manifest(output).backend.get("notes", ()):  # what the target has to say of its own files
         print(f"  note    {note}")
     print(f"wrote {output}")

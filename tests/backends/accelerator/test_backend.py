@@ -14,9 +14,10 @@ import intaglio
 from intaglio.backends.accelerator.mapping import Mapping
 from intaglio.backends.accelerator.target import machine_named
 from intaglio.compiler.api import load_artifact
+from intaglio.compiler.cli import main
 from intaglio.ir import evaluate
 from intaglio.ir.diagnostics import IntaglioError
-from intaglio.ir.text import parse
+from intaglio.ir.text import parse, write_file
 
 MODEL = """ig 1
 module @small {
@@ -225,3 +226,19 @@ def test_fusion_is_told_beside_the_plan(machine: str) -> None:
     assert found["fused"]["energy_pj"] <= plain["energy_pj"] * (1 + 1e-9)
     assert found["fused"]["segments"]
     assert any("segments of several steps" in note for note in found["notes"])
+
+
+def test_compile_says_why_there_is_no_program(machine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_file(parse(MODEL), tmp_path / "model.ig")
+    code = main(
+        [
+            "compile",
+            str(tmp_path / "model.ig"),
+            "--target",
+            f"accelerator:machine={machine}",
+            "-o",
+            str(tmp_path / "out"),
+        ]
+    )
+    assert code == 0
+    assert "note    no program: only integer graphs" in capsys.readouterr().out
