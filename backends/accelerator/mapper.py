@@ -52,12 +52,37 @@ class Result:
         return self.costs[0]
 
 
-def search(layer: Layer, machine: Hierarchy, rates: Rates, objective: str = "edp", *, divisors: bool = False) -> Result:
-    """The optimum over all dataflows and unrollings; IG0530 when nothing fits, saying what lacks how much."""
+def search(
+    layer: Layer,
+    machine: Hierarchy,
+    rates: Rates,
+    objective: str = "edp",
+    *,
+    divisors: bool = False,
+    whole: bool = False,
+) -> Result:
+    """The optimum over all dataflows and unrollings; IG0530 when nothing fits, saying what lacks how much.
+
+    Where a memory is too small for what the whole array takes in, the array is used in part: one half of it, a quarter
+    and so on, until something fits; not so with `whole`.
+    """
     state = _Search(layer, machine, rates, objective)
+    parts = 1
+    while True:
+        _search_part(state, parts, divisors)
+        if state.front:
+            return state.result()
+        if parts * 2 > machine.rows * machine.cols or whole:
+            raise refusal(layer, machine, rates, parts)
+        parts *= 2
+
+
+def _search_part(state: _Search, parts: int, divisors: bool) -> None:
+    """All dataflows, on 1/parts of the array."""
+    layer, machine, rates = state.layer, state.machine, state.rates
     todo: list[tuple[Any, int, Space, Inner, float, float]] = []
     for flow in machine.dataflows:
-        for unrolling in unrollings(layer, flow, machine):
+        for unrolling in unrollings(layer, flow, machine, parts):
             space = Space(layer, machine, flow, unrolling, divisors=divisors)
             state.points += space.points
             first, inside, cycles = least_of(space, rates)
@@ -72,9 +97,6 @@ def search(layer: Layer, machine: Hierarchy, rates: Rates, objective: str = "edp
             state.skip(bound)
         else:
             _search_space(space, inner, rates, state)
-    if not state.front:
-        raise refusal(layer, machine, rates)
-    return state.result()
 
 
 # --- one unrolling ----------------------------------------------------------------------------------------------------

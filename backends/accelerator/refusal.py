@@ -14,11 +14,11 @@ from .space import Space, unrollings
 __all__ = ["refusal"]
 
 
-def refusal(layer: Layer, machine: Hierarchy, rates: Rates) -> IntaglioError:
-    """The memory that is too small for the smallest tile, and by how much."""
+def refusal(layer: Layer, machine: Hierarchy, rates: Rates, parts: int = 1) -> IntaglioError:
+    """The memory that is too small for the smallest tile on 1/`parts` of the array, and by how much."""
     tried = []
     for flow in machine.dataflows:
-        for unrolling in unrollings(layer, flow, machine):
+        for unrolling in unrollings(layer, flow, machine, 1 if flow.pinned else parts):
             space = Space(layer, machine, flow, unrolling)
             index = {d: np.zeros(1, np.int64) for d in DIMS}
             block = Block(machine, rates, flow.held, space.chains, index)

@@ -46,16 +46,18 @@ class Unrolling:
         return f"rows {sides[0]}, columns {sides[1]}"
 
 
-def unrollings(layer: Layer, flow: Dataflow, machine: Hierarchy) -> list[Unrolling]:
-    """All of them that no other one contains."""
+def unrollings(layer: Layer, flow: Dataflow, machine: Hierarchy, parts: int = 1) -> list[Unrolling]:
+    """All of them that no other one contains, on the whole array or on each `1/parts` of it (a power of two)."""
     if flow.pinned:
-        return [_pinned(layer, flow)]
-    found = []
-    for rows in _side(layer.extent, flow.rows, machine.rows):
-        left = {d: -(-n // dict(rows).get(d, 1)) for d, n in layer.extent.items()}
-        for cols in _side(left, flow.cols, machine.cols):
-            found.append(Unrolling(rows, cols))
-    return found
+        return [_pinned(layer, flow)] if parts == 1 else []
+    found: dict[Unrolling, None] = {}
+    for across in (1 << i for i in range(parts.bit_length())):
+        height, width = max(machine.rows // across, 1), max(machine.cols * across // parts, 1)
+        for rows in _side(layer.extent, flow.rows, height):
+            left = {d: -(-n // dict(rows).get(d, 1)) for d, n in layer.extent.items()}
+            for cols in _side(left, flow.cols, width):
+                found[Unrolling(rows, cols)] = None
+    return list(found)
 
 
 def _pinned(layer: Layer, flow: Dataflow) -> Unrolling:

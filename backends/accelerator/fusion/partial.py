@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,10 +141,11 @@ class Partials:
     ) -> _Known:
         machine, rates = staying(self.machine, stay, reserved), self.rates(layer)
         self.searches += 1
+        tight = bool(stay) or any(reserved.values())
         try:
-            pairs, points = self._pairs(layer, machine, rates, weights)
+            pairs, points = self._pairs(layer, machine, rates, weights, tight)
         except IntaglioError as e:
-            if (not stay and not any(reserved.values())) or e.diagnostics[0].code not in ("IG0530", "IG0531"):
+            if not tight or e.diagnostics[0].code not in ("IG0530", "IG0531"):
                 raise
             return _Known(reserved, {}, ())
         self.points += points
@@ -155,18 +157,22 @@ class Partials:
         return _Known(reserved, limit, front)
 
     def _pairs(
-        self, layer: Layer, machine: Hierarchy, rates: Rates, weights: tuple[float, float] | None
+        self, layer: Layer, machine: Hierarchy, rates: Rates, weights: tuple[float, float] | None, tight: bool
     ) -> tuple[list[tuple[Nest, Cost]], int]:
-        """Mappings and costs. A weighted sum is an energy in which every cycle costs something more."""
+        """Mappings and costs. A weighted sum is an energy in which every cycle costs something more.
+
+        Where fusion has made the memory `tight`, the whole array is used or none: bounds are those of the whole one.
+        """
+        find: Find = partial(search, whole=True) if tight else self.find
         if weights is None or weights[0] == 0.0:
-            found = self.find(layer, machine, rates, "pareto" if weights is None else "latency")
+            found = find(layer, machine, rates, "pareto" if weights is None else "latency")
             if found.cost.energy >= NEVER:  # the fastest takes sums back: the fastest that does not
-                found = self.find(layer, machine, rates, "pareto")
+                found = find(layer, machine, rates, "pareto")
                 pairs = [p for p in zip(found.mappings, found.costs, strict=True) if p[1].energy < NEVER]
                 return pairs[-1:], found.certificate.points
             return list(zip(found.mappings, found.costs, strict=True)), found.certificate.points
         price = weights[1] / weights[0]
-        found = self.find(layer, replace(machine, static=machine.static + price), rates, "energy")
+        found = find(layer, replace(machine, static=machine.static + price), rates, "energy")
         cost = found.cost
         static = machine.static * cost.cycles
         cost = replace(cost, energy=cost.energy - cost.static_energy + static, static_energy=static)

@@ -110,11 +110,19 @@ def naive_tiles(extent: int, step: int, window: bool) -> list[int]:
 
 
 def naive_search(layer: Layer, machine: Hierarchy) -> tuple[float, int]:
-    """The least energy times cycles over every mapping, and how many of them fit."""
+    """The least energy times cycles over every mapping, and how many of them fit; of the largest part of the array."""
+    parts, best, count = 1, math.inf, 0
+    while not count and parts <= machine.rows * machine.cols:
+        best, count = naive_part(layer, machine, parts)
+        parts *= 2
+    return best, count
+
+
+def naive_part(layer: Layer, machine: Hierarchy, parts: int) -> tuple[float, int]:
     best, count = math.inf, 0
     sizes = dict(zip(DIMS, layer.sizes, strict=True))
     for flow in machine.dataflows:
-        for factors in naive_unrollings(layer, flow, machine):
+        for factors in naive_unrollings(layer, flow, machine, parts):
             choices = [naive_tiles(sizes[d], factors.get(d, 1), d in "RS") for d in DIMS]
             for outer in itertools.product(*choices):
                 tile = dict(zip(DIMS, outer, strict=True))
@@ -142,12 +150,16 @@ def store_fits(layer: Layer, s: Store, tile: dict[str, int]) -> bool:
     return bits * (2 if s.double else 1) <= s.capacity
 
 
-def naive_unrollings(layer: Layer, flow: Dataflow, machine: Hierarchy) -> list[dict[str, int]]:
+def naive_unrollings(layer: Layer, flow: Dataflow, machine: Hierarchy, parts: int) -> list[dict[str, int]]:
     """One loop over the rows and one over the columns; these machines list one for each."""
     sizes = dict(zip(DIMS, layer.sizes, strict=True))
-    return [
-        {flow.rows[0]: min(machine.rows, sizes[flow.rows[0]]), flow.cols[0]: min(machine.cols, sizes[flow.cols[0]])}
-    ]
+    found: list[dict[str, int]] = []
+    for across in range(1, parts + 1):
+        if parts % across == 0:
+            sides = (flow.rows[0], machine.rows // across), (flow.cols[0], machine.cols // (parts // across))
+            factors = {d: min(max(n, 1), sizes[d]) for d, n in sides}
+            found += [factors] if factors not in found else []
+    return found
 
 
 def store(name: str, holds: str, kib: float, **given: Any) -> Store:
@@ -372,16 +384,28 @@ def test_the_cache_may_be_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_does_not_fit_is_explained() -> None:
-    small = replace(EDGE, tiers=((replace(SPAD, capacity=64.0), replace(ACC, capacity=64.0)),))
+    small = replace(EDGE, tiers=((replace(SPAD, capacity=8.0), replace(ACC, capacity=8.0)),))
     with pytest.raises(IntaglioError) as refused:
         search(conv("big", 64, 64, (8, 8), (3, 3)), small, RATES)
     (found,) = refused.value.diagnostics
     assert found.code == "IG0530"
     assert found.message == (
-        "`big` does not fit on edge: I needs 18 B and W needs 144 B (two tiles of each), spad holds 8 B; "
-        "O needs 32 B, acc holds 8 B"
+        "`big` does not fit on edge: I needs 2 B and W needs 1 B (two tiles of each), spad holds 1 B; "
+        "O needs 2 B, acc holds 1 B"
     )
     assert "dataflow ws" in found.label
+
+
+def test_an_array_too_large_for_its_memory_is_used_in_part() -> None:
+    """A memory for the weights of half of the array, four bits each."""
+    layer = gemm("g", 1, 64, 64)
+    small = replace(EDGE, tiers=((replace(SPAD, capacity=8.0 * 2 * (16 + 128)), ACC),))
+    whole = search(layer, small, RATES).mapping
+    part = search(layer, replace(small, tiers=((replace(SPAD, capacity=8.0 * 2 * (16 + 64)), ACC),)), RATES).mapping
+    used = [math.prod(f for _, f in (*m.rows, *m.cols)) for m in (whole, part)]
+    assert used == [EDGE.rows * EDGE.cols, EDGE.rows * EDGE.cols // 2]
+    with pytest.raises(IntaglioError, match="IG0530"):
+        search(layer, replace(small, tiers=((replace(SPAD, capacity=8.0 * 2 * (16 + 64)), ACC),)), RATES, whole=True)
 
 
 def test_nothing_is_searched_without_a_dataflow() -> None:
