@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Ring"]
+import numpy as np
+
+from ..counting import Order
+from ..layer import RELEVANT, Layer
+from ..tiling import distinct
+from .tiles import runs
+
+__all__ = ["Ring", "longest", "moving_loop", "pieces", "ring_of"]
 
 
 @dataclass
@@ -33,3 +40,31 @@ class Ring:
 
     def _ends(self, part: Sequence[int]) -> bool:
         return self.held[len(self.held) - len(part) :] == tuple(part)
+
+
+def ring_of(layer: Layer, tiles: Mapping[str, int], order: Order, copies: int) -> Ring:
+    """The ring for `copies` tiles of a layer's input: halos are kept along the innermost loop that moves it."""
+    moving = moving_loop(layer, tiles, order)
+    axis = int(moving == "Q")
+    # with holes between its rows a tile does not hold what later ones share
+    keeps = moving in ("P", "Q") and layer.dilations[axis] == 1
+    return Ring(axis, copies * longest(layer, axis, tiles), keeps)
+
+
+def moving_loop(layer: Layer, tiles: Mapping[str, int], order: Order) -> str:
+    """The innermost loop of several steps that moves the input; empty if none does."""
+    return next((d for d in reversed(order.loops) if tiles[d] < layer.extent[d] and d in RELEVANT["I"]), "")
+
+
+def longest(layer: Layer, axis: int, tiles: Mapping[str, int]) -> int:
+    """Rows (axis 0) or columns of the largest tile of the input."""
+    _, _, stride, dilation, _, image = layer.axis(axis)
+    p, r = (tiles["P"], tiles["R"]) if axis == 0 else (tiles["Q"], tiles["S"])
+    return max(1, min(image, int(distinct(np.asarray(p), np.asarray(r), stride, dilation))))
+
+
+def pieces(places: Sequence[int], room: int | None) -> list[tuple[int, int, int, int]]:
+    """Runs, cut where a ring with `room` places left before its end starts again."""
+    if room is None:
+        return runs(places)
+    return runs(places[:room]) + [(room + i, c, s, n) for i, c, s, n in runs(places[room:])]

@@ -78,7 +78,5 @@ def test_accesses_are_equal_and_latency_agrees() -> None:
 @pytest.mark.deep
 def test_a_thousand_cases() -> None:
     errors = compare(range(1000))
-    within = float((errors <= 0.05).mean())
-    print(f"latency: mean {errors.mean():.4f}, worst {errors.max():.4f}, within 5 %: {within:.1%}")
-    # a tile's load can be several instructions, between which the port takes a store: that is not in the model
-    assert errors.mean() <= 0.02 and within >= 0.99 and errors.max() <= 0.1
+    print(f"latency: mean {errors.mean():.6f}, worst {errors.max():.4f}, exact {(errors < 1e-9).sum()}")
+    assert errors.mean() <= 0.02 and errors.max() <= 0.05
