@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...ir.host import cache_folder
 from .cost import Cost, Entry
 from .hierarchy import Hierarchy, Rates
 from .layer import Layer
@@ -29,12 +30,7 @@ SOURCES = ("bounds", "chains", "cost", "counting", "hierarchy", "layer", "mapper
 
 def folder() -> Path:
     """Where results are kept."""
-    own = os.environ.get("INTAGLIO_CACHE", "")
-    if own:
-        return Path(own) / "mappings"
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
-    return base / "intaglio" / "mappings"
+    return cache_folder() / "mappings"
 
 
 def cached_search(layer: Layer, machine: Hierarchy, rates: Rates, objective: str = "edp") -> Result:

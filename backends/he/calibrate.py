@@ -16,8 +16,6 @@ import datetime
 import itertools
 import json
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import IntaglioError, error
+from ...ir.host import cache_folder, cpu_name
 from .engine import EvalKey, KeyManifest, Parameters
 from .security import LARGEST_LOG_QP
 
@@ -84,9 +83,7 @@ class Costs:
 
 def default_path(engine: str, ring_degree: int) -> Path:
     """Where the figures are kept: in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
-    return folder / "intaglio" / f"he-{engine}-{ring_degree}.json"
+    return cache_folder() / f"he-{engine}-{ring_degree}.json"
 
 
 @lru_cache(maxsize=32)
@@ -177,7 +174,7 @@ def measure(engine: str, ring_degree: int, observe: Callable[[str], None] = lamb
         session.close()
     day = datetime.date.today().isoformat()
     assert x.name == engine
-    return Costs(engine, ring_degree, _cpu(), day, {op: table for op, table in found.items() if table})
+    return Costs(engine, ring_degree, cpu_name(), day, {op: table for op, table in found.items() if table})
 
 
 def _conjugate(engine: str, level: int) -> int | None:
@@ -236,13 +233,3 @@ def _median(call: Callable[[], Any], clock: Callable[[], float], quota: float) -
         call()
         times.append(clock() - start)
     return max(sorted(times)[len(times) // 2], 1e-9)
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.host import cpu_name
 from . import api, runtime
 from .kernels import VECTOR_UNITS, VectorUnit
 from .kernels.emit import Emitter
 from .kernels.lowbit.dot import Bf16Dot, BytesDot, Dot
 from .kernels.lowbit.tile import DotTile
 from .kernels.tile import RegisterTile
-from .machine import Level, Machine, Scaling, cpu_name
+from .machine import Level, Machine, Scaling
 
 __all__ = ["calibrate"]
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import IntaglioError, error
+from ...ir.host import cache_folder, cpu_name
 from .kernels import VECTOR_UNITS
 
 __all__ = [
@@ -25,8 +23,6 @@ __all__ = [
     "Machine",
     "Scaling",
     "built_in",
-    "cache_folder",
-    "cpu_name",
     "default_path",
     "known_machine",
     "read_machine",
@@ -109,27 +105,6 @@ def built_in(isa: str) -> Machine:
     if unit.bf16:
         peaks["bf16"] = 2 * peak
     return Machine("built in", "", isa, peaks, levels, 0.2e-6, 0.6e-6, 3e-6, calibrated=False)
-
-
-@cache
-def cpu_name() -> str:
-    """The processor as the kernel names it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def cache_folder() -> Path:
-    """Where what was measured is kept: INTAGLIO_CACHE, or a folder in the user's cache folder."""
-    own = os.environ.get("INTAGLIO_CACHE", "")
-    if own:
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "intaglio"
 
 
 def default_path(isa: str) -> Path:

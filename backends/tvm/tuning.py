@@ -19,9 +19,9 @@ from typing import Any
 
 from ...ir.constants import Constant
 from ...ir.graph import Node, Value
+from ...ir.host import cache_folder, cpu_name
 from .kernels.layout import PLAIN, Layout
 from .lowering.group import group_of
-from .machine import cache_folder, cpu_name
 
 __all__ = ["Choice", "Store", "machine_key", "signature", "store_path"]
 

@@ -15,11 +15,9 @@ Mistakes are `IntaglioError`s with a place in the text (IG03xx, and IG02xx for w
 
 from __future__ import annotations
 
-import gc
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +26,7 @@ import numpy.typing as npt
 from ..diagnostics import error
 from ..dims import symbols
 from ..graph import Graph, Module
+from ..host import collector_paused
 from ..types import Type
 from ..weights import replace_file, save_weights
 from .build import Builder, TooMany
@@ -96,18 +95,6 @@ def constants_of(program: Module | Graph) -> dict[str, npt.NDArray[Any]]:
     return {name: c.array for name, c in printer.constants.items()}
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Ten thousand new nodes make the cycle collector look at everything again and again, and find nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _module(text: str, builder: Builder, file: str) -> Module:
     alone = re.match(r"(?:\s|//[^\n]*+)*+graph\b", text) is not None
     if not alone:
@@ -120,7 +107,7 @@ def _module(text: str, builder: Builder, file: str) -> Module:
 def _read(text: str, file: str, builder: Builder, build: Callable[[], T]) -> T:
     """What `build` gives, or everything it complained about, with places."""
     result: T | None = None
-    with _collector_paused():
+    with collector_paused():
         try:
             result = build()
         except TooMany:

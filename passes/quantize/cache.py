@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from ...ir.diagnostics import IntaglioError
 from ...ir.graph import Graph, Module
+from ...ir.host import cache_folder
 from ..definition import Context
 from ..options import render
 
@@ -60,9 +60,7 @@ def remember(key: str, graph: Graph, context: Context, notes: Sequence[str]) -> 
 
 
 def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
-    return root / "intaglio" / "quantize"
+    return cache_folder() / "quantize"
 
 
 @cache

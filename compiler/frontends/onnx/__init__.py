@@ -6,15 +6,14 @@ models keep their quantisation as types. Symbolic dimensions stay symbols; what 
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ....ir.diagnostics import IntaglioError, error
 from ....ir.dims import symbols
 from ....ir.graph import Module
+from ....ir.host import collector_paused
 from . import control_ops, image_ops, index_ops, math_ops, nn_ops, qlinear_ops, quant_ops, reduce_ops, shape_ops
 from .call import CONVERTERS
 from .functions import model_functions, opset_versions
@@ -74,7 +73,7 @@ def _import(
         raise error("IG0101", "the file is an ONNX container without a graph", hint="is it really an ONNX model?")
     importer = Importer({"": 1, **opset_versions(model.opset_import)}, folder, model_functions(model), bound)
     try:
-        with _collector_paused():
+        with collector_paused():
             graph = importer.run(model.graph)
     finally:
         if blocking is not None:
@@ -82,18 +81,6 @@ def _import(
     name = text(model.graph.name) or "model"
     free = sorted({s for v in graph.inputs for s in symbols(v.type.shape)})
     return Module(name, {"main": graph}, {s: (1, None) for s in free}), importer.blocking
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection: an import makes many objects and drops few; collecting would take a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _parse(source: Any) -> Any:

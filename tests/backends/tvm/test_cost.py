@@ -30,7 +30,6 @@ from intaglio.backends.tvm.machine import (
     Machine,
     Scaling,
     built_in,
-    cpu_name,
     default_path,
     known_machine,
     read_machine,
@@ -40,6 +39,7 @@ from intaglio.compiler.api import compile as compile_model
 from intaglio.compiler.api import load_artifact
 from intaglio.compiler.commands import targets
 from intaglio.ir import Editor, Graph, IntaglioError, Module, Tensor, dim, evaluate
+from intaglio.ir.host import cpu_name
 from intaglio.ir.target import node_cost
 from intaglio.passes.fuse import fuse
 
