@@ -11,6 +11,7 @@ only add steps; the tests compare with a search that bounds nothing.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,25 +79,29 @@ def search(
 
 
 def _search_part(state: _Search, parts: int, divisors: bool) -> None:
-    """All dataflows, on 1/parts of the array."""
+    """All dataflows, on 1/parts of the array: the best bound first, which is refined before it is searched."""
     layer, machine, rates = state.layer, state.machine, state.rates
-    todo: list[tuple[Any, int, Space, Inner, float, float]] = []
+    todo: list[tuple[float, int, Space, Inner | None, float, float]] = []
     for flow in machine.dataflows:
         for unrolling in unrollings(layer, flow, machine, parts):
             space = Space(layer, machine, flow, unrolling, divisors=divisors)
             state.points += space.points
             first, inside, cycles = least_of(space, rates)
-            inner = Inner(space, rates)
-            if not inner.size:  # no element tile fits
-                state.over_capacity += space.points
-                continue
-            energy = first + max(inside, float(inner.energy[0]))
-            todo.append((state.score(energy, cycles), len(todo), space, inner, energy, cycles))
-    for bound, _, space, inner, energy, cycles in sorted(todo, key=lambda t: t[:2]):
+            energy = first + inside
+            todo.append((float(state.score(energy, cycles)), len(todo), space, None, energy, cycles))
+    heapq.heapify(todo)
+    while todo:
+        bound, number, space, inner, energy, cycles = heapq.heappop(todo)
         if state.beaten(np.array([energy]), np.array([cycles]))[0]:
             state.skip(bound)
-        else:
+        elif inner is not None:
             _search_space(space, inner, rates, state)
+        elif not (inner := Inner(space, rates)).size:  # no element tile fits
+            state.over_capacity += space.points
+        else:
+            first, inside, _ = least_of(space, rates)
+            energy = first + max(inside, float(inner.energy[0]))
+            heapq.heappush(todo, (float(state.score(energy, cycles)), number, space, inner, energy, cycles))
 
 
 # --- one unrolling ----------------------------------------------------------------------------------------------------
