@@ -122,20 +122,32 @@ def conv_map(
     strides: tuple[int, int] = (1, 1),
     pads: tuple[int, int] = (0, 0),
     groups: int = 1,
+    rows: tuple[int, ...] = (),
+    columns: tuple[int, ...] = (),
 ) -> LinearMap:
-    """A convolution of [C, H, W] with w[M, C / groups, kh, kw] into [M, *result]; pads are at the top and left."""
+    """A convolution of [C, H, W] with w[M, C / groups, kh, kw] into [M, *result]; pads are at the top and left.
+
+    With `rows` and `columns` there is one kernel for each kind of row and column of the result, and w is
+    [kinds of rows, kinds of columns, M, C / groups, kh, kw] (ir/convolutions.py); `weights` are the last four extents.
+    """
     (channels, h, w), (maps, each, kh, kw), (p, q) = image, weights, result
+    row, column = np.array(rows or (0,) * p), np.array(columns or (0,) * q)
+    kinds = int(column.max()) + 1
 
     def index(r: Array, c: Array) -> tuple[Array, Array]:
         m, py, px = r // (p * q), r // q % p, r % q
         ch, y, x = c // (h * w), c // w % h, c % w
         ky, kx = y - py * strides[0] + pads[0], x - px * strides[1] + pads[1]
         inside = (ky >= 0) & (ky < kh) & (kx >= 0) & (kx < kw) & (ch // each == m // (maps // groups))
-        return ((m * each + ch % each) * kh + ky) * kw + kx, inside
+        kernel = (row[py] * kinds + column[px]) * maps + m
+        return ((kernel * each + ch % each) * kh + ky) * kw + kx, inside
 
-    def fits(k: int, n: int, out: int, stride: int, pad: int) -> Array:
-        at = np.arange(k)[:, None] + np.arange(out) * stride - pad
-        return ((at >= 0) & (at < n)).sum(axis=1)
+    def fits(k: int, n: int, of: Array, stride: int, pad: int) -> Array:
+        """[kinds, k]: how many results of each kind see something under each tap."""
+        at = np.arange(k) + np.arange(len(of))[:, None] * stride - pad
+        made = np.zeros((int(of.max()) + 1, k), np.int64)
+        np.add.at(made, of, (at >= 0) & (at < n))
+        return made
 
     def taps(k: int, n: int, at: int) -> int:
         return max(0, min(k, n - at) - max(0, -at))
@@ -144,8 +156,9 @@ def conv_map(
         py, px = r // q % p, r % q
         return each * taps(kh, h, py * strides[0] - pads[0]) * taps(kw, w, px * strides[1] - pads[1])
 
-    window = np.outer(fits(kh, h, p, strides[0], pads[0]), fits(kw, w, q, strides[1], pads[1]))
-    uses = np.broadcast_to(window, (maps, each, kh, kw)).reshape(-1).astype(np.int64)
+    tall, wide = fits(kh, h, row, strides[0], pads[0]), fits(kw, w, column, strides[1], pads[1])
+    window = tall[:, None, None, None, :, None] * wide[None, :, None, None, None, :]
+    uses = np.broadcast_to(window, (len(tall), len(wide), maps, each, kh, kw)).reshape(-1)
     return LinearMap(maps * p * q, channels * h * w, each * kh * kw, index, uses, fan)
 
 
@@ -236,21 +249,33 @@ class Algebra(Protocol):
     def rescale(self, x: Any) -> Any: ...
 
 
-def run_plan(algebra: Algebra, x: Any, plan: Plan, keys: Collection[tuple[int, int]]) -> Any:
-    """The plan with the diagonals `keys`; rescaled once, after the giant steps and before the folds."""
+def run_plan(
+    algebra: Algebra,
+    x: Any,
+    plan: Plan,
+    keys: Collection[tuple[int, int]],
+    rotated: dict[int, Any] | None = None,
+    keep: Collection[int] = (),
+) -> Any:
+    """The plan with the diagonals `keys`; rescaled once, after the giant steps and before the folds.
+
+    `rotated` holds x rotated by some offsets already; afterwards, x rotated by the offsets `keep`, as far as they are.
+    """
     wanted: dict[int, list[int]] = {}
     for g, b in keys:
         wanted.setdefault(g, []).append(b)
-    rotated: dict[tuple[int, ...], Any] = {(0,) * len(plan.babies): x}
+    rotated = {} if rotated is None else rotated
+    rotated[0] = x
     index = dict(zip(plan.baby_offsets, itertools.product(*[range(n) for n, _ in plan.babies]), strict=True))
 
     def baby(at: tuple[int, ...]) -> Any:
         """Made from its neighbour, one step back in the innermost progression that is not at its start."""
-        if at not in rotated:
+        offset = sum(digit * step for digit, (_, step) in zip(at, plan.babies, strict=True))
+        if offset not in rotated:
             i = max(i for i, digit in enumerate(at) if digit)
             before = baby((*at[:i], at[i] - 1, *at[i + 1 :]))
-            rotated[at] = algebra.rotate(before, plan.babies[i][1])
-        return rotated[at]
+            rotated[offset] = algebra.rotate(before, plan.babies[i][1])
+        return rotated[offset]
 
     def giant(depth: int, offset: int) -> Any:
         if depth == len(plan.giants):
@@ -269,7 +294,8 @@ def run_plan(algebra: Algebra, x: Any, plan: Plan, keys: Collection[tuple[int, i
         return total
 
     total = giant(0, 0)
-    rotated.clear()
+    for offset in rotated.keys() - set(keep):
+        del rotated[offset]
     total = algebra.rescale(total)
     for fold in plan.folds:
         total = algebra.add(total, algebra.rotate(total, fold))

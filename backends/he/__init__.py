@@ -35,6 +35,8 @@ class HeOptions:
     scale: int = _option(0, "log2 of the scale; 0 for the largest that does")
     bootstrap: Literal["auto", "always", "never"] = _option("auto", "bootstraps: where levels are too few otherwise")
     degree: Literal[2, 4, 8] = _option(2, "of the polynomials that stand for activations")
+    hoist: bool = _option(False, "rotations of a layer in one call: faster, a key for each (lattigo, sim)")
+    cache: int = _option(0, "MB of encoded plaintexts kept for the next sample; 0: a quarter of the usable memory")
     bits: int = _option(6, "of the largest output that must be right on calibration data; 0 to ask nothing")
 
 
@@ -91,8 +93,11 @@ class HeBackend:
             scale=options.scale or None,
             bootstrap={"auto": None, "always": True, "never": False}[options.bootstrap],
             insecure=options.security == 0,
+            hoist=options.hoist,
             samples=samples,
         )
+        if options.cache:
+            made.circuit.room = options.cache << 20
         if samples and options.bits:
             check(made.circuit, made.interface, samples[:TRIED], bits=options.bits)
         return HeProgram(made.circuit, made.interface)
@@ -100,7 +105,10 @@ class HeBackend:
     def load(self, folder: Path, info: Mapping[str, Any], module: Module, options: HeOptions) -> HeProgram:
         from .program import load_program
 
-        return load_program(Path(folder), info)
+        program = load_program(Path(folder), info)
+        if options.cache:
+            program.circuit.room = options.cache << 20
+        return program
 
 
 BACKEND = HeBackend()

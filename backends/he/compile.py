@@ -14,17 +14,18 @@ from ...ir.graph import Graph
 from ...ir.types import Cipher
 from ...ir.verify import verify
 from .choose import Chosen, choose
+from .circuit import Circuit
 from .counting import Count, check_keys, count, manifest
 from .engine import Meta
-from .execute import Circuit
 from .gate import bootstrapped
 from .interface import Interface, Tensor
 from .levels import Levels, place
 from .lower import lower
-from .network import Network, read_network
+from .network import Network
 from .parameters import KeyManifest, Parameters
 from .predict import few_contexts
 from .ranges import largest, scaled, spread
+from .reading import read_network
 from .search import parameters
 from .security import check
 
@@ -67,6 +68,7 @@ def compile_graph(
     scale: int | None = None,
     bootstrap: bool | None = None,
     insecure: bool = False,
+    hoist: bool = False,
     samples: Sequence[Any] = (),
 ) -> Compiled:
     """The circuit of a graph; IG0546 for what has none, IG0549 where no parameters do.
@@ -74,8 +76,10 @@ def compile_graph(
     `samples` are inputs: values are scaled to fit where these make them too large (ranges.py).
 
     `bootstrap`: True plans bootstraps, False forbids them, None plans them where the levels are too many otherwise.
-    `insecure` admits any ring for tests.
+    `insecure` admits any ring for tests. `hoist` takes more keys for less time (hoisting.py; IG0563 for SEAL).
     """
+    if hoist and engine == "seal":
+        raise error("IG0563", "engine `seal` does not hoist rotations", hint="leave `hoist` out, or use engine lattigo")
     network = read_network(graph)
     sizes = largest(network, samples)
     plain = place(network)
@@ -94,13 +98,13 @@ def compile_graph(
                 tried.append(f"{n // 2} slots are too few")
                 continue
             if not len(samples):
-                return _finished(network, chosen, levels, made, engine, graph)
+                return _finished(network, chosen, levels, made, engine, graph, hoist)
             fits = scaled(network, levels, sizes)
-            first = _finished(fits, chosen, levels, made, engine, graph)
-            if not levels.cuts:
+            first = _finished(fits, chosen, levels, made, engine, graph, hoist)
+            if not levels.raised:
                 return first
             again = spread(network, levels, sizes, bootstrapped(first.circuit, first.interface, samples[0]))
-            return _finished(scaled(network, levels, again), chosen, levels, made, engine, graph)
+            return _finished(scaled(network, levels, again), chosen, levels, made, engine, graph, hoist)
     why = "; ".join(tried) or f"engine `{engine}` ends at N = {ENGINE_RINGS.get(engine)}"
     hint = "fewer activations, polynomials of lower degree, or engine lattigo with bootstrapping"
     raise error("IG0549", f"no secure parameters for {plain.needed} levels: {why}", hint=hint)
@@ -114,7 +118,7 @@ def _plans(network: Network, plain: Levels, ring: int, engine: str, bootstrap: b
 
 
 def _secure(ring: int, levels: Levels, special: int, scale: int | None) -> Parameters | None:
-    return parameters(ring, levels.needed, special=special, scale=scale, bootstrap=bool(levels.cuts))
+    return parameters(ring, levels.needed, special=special, scale=scale, bootstrap=bool(levels.raised))
 
 
 def _insecure(ring: int, levels: int, scale: int | None) -> Parameters:
@@ -123,10 +127,10 @@ def _insecure(ring: int, levels: int, scale: int | None) -> Parameters:
 
 
 def _finished(
-    network: Network, chosen: Chosen, levels: Levels, made: Parameters, engine: str, graph: Graph
+    network: Network, chosen: Chosen, levels: Levels, made: Parameters, engine: str, graph: Graph, hoist: bool
 ) -> Compiled:
     check(made)
-    emitted = lower(network, chosen, levels, made)
+    emitted = lower(network, chosen, levels, made, hoist=hoist)
     verify(emitted)
     circuit = Circuit(emitted)
     counted = count(circuit)

@@ -10,10 +10,11 @@ from ...ir import diagonals
 from ...ir.diagnostics import error
 from ...ir.graph import Node
 from ...ir.types import Cipher
+from .circuit import Circuit, hoisted_of, layer_of
 from .engine import Composed, Meta
-from .execute import Circuit, layer_of
 from .monic import monic
 from .parameters import KeyManifest, Parameters
+from .sharing import shared
 
 __all__ = ["Count", "Operation", "check_keys", "count", "manifest", "node_count"]
 
@@ -28,7 +29,7 @@ class Count:
     steps: dict[int, int]
 
     def total(self, kind: str) -> int:
-        return sum(n for (name, _), n in self.operations.items() if name == kind)
+        return sum(n for (name, _), n in self.operations.items() if name.removeprefix("hoisted_") == kind)
 
 
 def node_count(circuit: Circuit, node: Node) -> Count:
@@ -38,10 +39,20 @@ def node_count(circuit: Circuit, node: Node) -> Count:
     level = t.level if isinstance(t, Cipher) else 0
     done: Counter[Operation] = Counter()
     steps: dict[int, int] = {}
-    if name in ("linear", "repack"):
+    if name == "linear" and node.attr("hoist"):
+        plan, diagonal = layer_of(circuit, node)[0], hoisted_of(circuit, node)
+        done["hoisted_rotate", level] = len(diagonal.babies)
+        done["rotate", level] = len(diagonal.giants)
+        done["hoisted_mul_plain", level] = len(diagonal)
+        done["rescale", level] = 1
+        done["rotate", level - 1] = done["add", level - 1] = len(plan.folds)
+        done["add_plain", level - 1] = int(len(node.inputs) > 2)
+        steps = dict.fromkeys(plan.folds, level - 1) | dict.fromkeys(diagonal.babies | diagonal.giants, level)
+    elif name in ("linear", "repack"):
         plan, found, _ = layer_of(circuit, node)
-        made = diagonals.Counter()
-        diagonals.run_plan(made, False, plan, found.entries)
+        made, share = diagonals.Counter(), shared(circuit)[node]
+        diagonals.run_plan(made, False, plan, found.entries, dict.fromkeys(share.given, False))
+        done.update(("drop", at) for at in share.given.values() if at > level)
         folds = len(plan.folds)
         done["rotate", level] = sum(made.before.values())
         done["rotate", level - 1] = sum(made.after.values())

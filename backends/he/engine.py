@@ -44,6 +44,7 @@ class Caps:
     special_primes: int  # how many key switching may use; 0: any number
     bootstrap: bool = False
     hoisting: bool = False  # rotate_many costs less than its rotations
+    collects: bool = False  # products that are added up are computed together, when the sum is needed
     level_keys: bool = False  # a key for a lower level is smaller
     separate: bool = True  # ciphertexts and keys can be sent: client and server apart
     conjugate: bool = True

@@ -2,7 +2,7 @@
 
 Plaintexts are encoded at the scale that is missing: a product by a diagonal at level l is encoded at `target * q_l /
 scale(x)`, so that rescaling gives the target's scale exactly. Ciphertexts are freed after their last reader; encoded
-diagonals are kept for the next sample while they fit into `CACHE` bytes.
+diagonals are kept for the next sample while they fit into the circuit's room.
 """
 
 from __future__ import annotations
@@ -10,43 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...ir.diagnostics import error
-from ...ir.diagonals import Diagonals, Plan, diagonals, run_plan
-from ...ir.graph import Graph, Node, Value
-from ...ir.ops.he import identity_map, linear_map
+from ...ir.diagonals import Diagonals, run_plan
+from ...ir.graph import Node, Value
 from ...ir.packing import Packing
+from .circuit import Circuit, constant, hoisted_of, layer_of, load
 from .engine import Engine
 from .monic import monic
+from .sharing import shared
 
-__all__ = ["CACHE", "Circuit", "execute", "layer_of", "load"]
-
-CACHE = 1 << 29  # bytes of encoded plaintexts
-PROGRAM = "program.ig"
-
-
-@dataclass
-class Circuit:
-    """A graph of `he` ops with what is worked out once: which diagonals a layer has, plaintexts already encoded."""
-
-    graph: Graph
-    maps: dict[Node, tuple[Plan, Diagonals, Any]] = field(default_factory=dict)
-    plains: dict[Any, Any] = field(default_factory=dict)
-    bytes: int = 0
-
-
-def load(folder: Path) -> Circuit:
-    """The circuit of an artifact, or of its server's part."""
-    from ...ir.text import parse_file
-
-    for place in (Path(folder) / "server" / PROGRAM, Path(folder) / PROGRAM):
-        if place.is_file():
-            return Circuit(parse_file(place).main)
-    raise error("IG0548", f"`{folder}` holds no circuit", hint="`intaglio compile MODEL --target he -o DIR` makes one")
+__all__ = ["execute", "load"]
 
 
 def execute(
@@ -56,6 +32,10 @@ def execute(
     held: dict[Value, Any] = dict(zip(program.graph.inputs, inputs, strict=True))
     last = {v: node for node in program.graph.nodes for v in node.inputs if v is not None}
     kept = set(program.graph.outputs)
+    encoder = getattr(engine, "process", engine)
+    if program.encoded_by is not encoder:
+        program.plains.clear()
+        program.bytes, program.encoded_by = 0, encoder
     runner = _Runner(program, engine)
     for node in program.graph.nodes:
         if node.constant is not None:
@@ -71,35 +51,11 @@ def execute(
     return [held[v] for v in program.graph.outputs]
 
 
-def layer_of(circuit: Circuit, node: Node) -> tuple[Plan, Diagonals, Any]:
-    """Plan, diagonals and weights of a `he.linear` or `he.repack` node."""
-    found = circuit.maps.get(node)
-    if found is None:
-        source, target = (Packing.parse(t) for t in (node.inputs[0].type.packing, node.attr("target")))  # type: ignore[union-attr]
-        weights = _constant(node, 1)
-        plan = Plan.of(node.attr("babies"), node.attr("giants"), node.attr("folds"))
-        if node.op.name == "he.repack":
-            weights = np.broadcast_to(weights.reshape(-1), (source.size,))
-            of = identity_map(source.size)
-        else:
-            given = {k: node.attr(k) for k in ("strides", "pads", "groups")}
-            of = linear_map(source, target, weights.shape, given)
-        found = plan, diagonals(plan, source, target, of, weights.reshape(-1) != 0), weights
-        circuit.maps[node] = found
-    return found
-
-
-def _constant(node: Node, i: int) -> Any:
-    v = node.inputs[i] if i < len(node.inputs) else None
-    if v is None or v.node is None or v.node.constant is None:
-        raise error("IG0548", f"`{node.op.name}` has no constant as operand {i}")
-    return v.node.constant.array
-
-
 @dataclass
 class _Runner:
     program: Circuit
     engine: Engine
+    turned: dict[Value, dict[int, Any]] = field(default_factory=dict)  # rotations that layers to come need as well
 
     def run(self, node: Node, operands: list[Any]) -> Any:
         e, x, name = self.engine, operands[0], node.op.name.removeprefix("he.")
@@ -118,7 +74,7 @@ class _Runner:
         if name == "mul_plain":
             packing = Packing.parse(node.inputs[0].type.packing)  # type: ignore[union-attr]
             scale = self.missing(x, node.attr("rescaled"))
-            values = lambda: packing.pack(_constant(node, 1))  # noqa: E731
+            values = lambda: packing.pack(constant(node, 1))  # noqa: E731
             return e.mul_plain(x, self.plain(node, values, e.meta(x).level, scale))
         if name == "polynomial":
             return e.poly(x, node.attr("coeffs"), Fraction(1 << node.attr("scale")))
@@ -140,7 +96,7 @@ class _Runner:
         if found is None:
             found = self.engine.encode(values(), level, scale)
             size = self.engine.parameters.ciphertext_bytes(level, 1)
-            if self.program.bytes + size <= CACHE:
+            if self.program.bytes + size <= self.program.room:
                 self.program.plains[whole] = found
                 self.program.bytes += size
         return found
@@ -151,17 +107,34 @@ class _Runner:
 
     def biased(self, node: Node, x: Any, i: int, packing: Packing) -> Any:
         meta = self.engine.meta(x)
-        plain = self.plain((node, "bias"), lambda: packing.pack(_constant(node, i)), meta.level, meta.scale)
+        plain = self.plain((node, "bias"), lambda: packing.pack(constant(node, i)), meta.level, meta.scale)
         return self.engine.add_plain(x, plain)
 
     def linear(self, node: Node, x: Any) -> Any:
         plan, found, weights = layer_of(self.program, node)
-        algebra = _Ciphertexts(
-            self, node, found, weights, self.missing(x, node.attr("scale")), self.engine.meta(x).level
-        )
-        y = run_plan(algebra, x, plan, found.entries)
+        if node.op.name == "he.linear" and node.attr("hoist"):
+            return self.hoisted(node, x)
+        level = self.engine.meta(x).level
+        algebra = _Ciphertexts(self, node, found, weights, self.missing(x, node.attr("scale")), level)
+        share = shared(self.program)[node]
+        there = self.turned.get(share.of, {})
+        rotated = {b: self.engine.drop(there[b], level) for b in share.given}
+        y = run_plan(algebra, x, plan, found.entries, rotated, share.kept - there.keys())
+        rotated.pop(0, None)
+        self.turned[share.of] = {b: c for b, c in (there | rotated).items() if b in share.kept}
+        return self.finished(node, y)
+
+    def hoisted(self, node: Node, x: Any) -> Any:
+        diagonals = hoisted_of(self.program, node)
+        y = self.engine.rescale(self.engine.linear(x, diagonals, diagonals.steps, self.missing(x, node.attr("scale"))))
+        for fold in layer_of(self.program, node)[0].folds:
+            y = self.engine.add(y, self.engine.rotate(y, fold))
+        return self.finished(node, y)
+
+    def finished(self, node: Node, y: Any) -> Any:
+        """With the bias, if there is one."""
         if node.op.name == "he.linear" and len(node.inputs) > 2:
-            y = self.biased(node, y, 2, Packing.parse(node.attr("target")))
+            return self.biased(node, y, 2, Packing.parse(node.attr("target")))
         return y
 
 

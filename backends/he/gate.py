@@ -11,7 +11,8 @@ import numpy as np
 
 from ...ir.diagnostics import error
 from . import layouts, noise
-from .execute import Circuit, execute
+from .circuit import Circuit
+from .execute import execute
 from .interface import Interface
 from .owner import Local, local
 

@@ -1,9 +1,14 @@
-"""Levels: how deep every value lies above the output, and where bootstraps go when the chain is too short.
+"""Levels: how deep every value lies above the output, and which values are bootstrapped when the chain is too short.
 
-Values are computed as late as possible, so everything runs on as few primes as it can. A bootstrap restores the levels
-of all values that are alive at some point of the computation; between two such cuts no path may be longer than the
-levels there are. The cheapest cuts are a shortest path over the points of the computation, where a cut costs as many
-bootstraps as values cross it: inside a residual block two, between blocks one.
+Values are computed as late as possible, so everything runs on as few primes as it can. A bootstrap brings one value
+back to the top level, for all its readers. The fewest that do are a smallest cut: of every way that is longer than the
+chain, some value is bootstrapped. Ways cross in residual blocks: a cut inside takes two bootstraps, one between blocks
+takes one. A long skip connection is bootstrapped once at most.
+
+The cut is found by dynamic programming over the layers. After each of them, what matters for the rest is the level of
+every value that is still read; of two states with equal levels the one with fewer bootstraps goes on, and a state goes
+when another has no lower level anywhere for no more bootstraps. That is exact while there are no more than STATES; in
+wider graphs the cheapest are followed.
 """
 
 from __future__ import annotations
@@ -13,16 +18,18 @@ from dataclasses import dataclass
 from ...ir.diagnostics import error
 from .network import Network
 
-__all__ = ["Levels", "absorbed", "alive", "place", "rise"]
+__all__ = ["Levels", "absorbed", "place", "rise"]
+
+STATES = 2048
 
 
 @dataclass(frozen=True)
 class Levels:
-    """`level` of every value when it is made; before each layer of `cuts` everything alive is bootstrapped to `top`."""
+    """`level` of every value when it is made; those of `raised` are bootstrapped to `top` as soon as they are."""
 
     level: tuple[int, ...]
     top: int
-    cuts: tuple[int, ...] = ()
+    raised: frozenset[int] = frozenset()
 
     @property
     def needed(self) -> int:
@@ -45,57 +52,55 @@ def absorbed(network: Network, operand: int, user: int) -> bool:
 
 def place(network: Network, top: int | None = None) -> Levels:
     """Levels without bootstraps (`top` None), or with as few as do for a chain of `top` levels; IG0544 if none do."""
-    if top is None:
-        needed = _late(network, len(network.layers), {network.output})
-        return Levels(tuple(needed), max(needed))
-    cuts = _cuts(network, top)
-    n = len(network.layers)
-    level = [0] * n
-    start = 0
-    for end in (*cuts, n):
-        needed = _late(network, end, {network.output} if end == n else alive(network, end))
-        level[start:end] = needed[start:end]
-        start = end
-    return Levels(tuple(level), top, tuple(cuts))
-
-
-def _late(network: Network, end: int, goals: set[int]) -> list[int]:
-    """The level at which each value before `end` is needed so that all of `goals` are there at level 0."""
+    raised = frozenset[int]() if top is None else _cut(network, top)
     needed = [0] * len(network.layers)
-    for i in reversed(range(end)):
+    for i in reversed(range(len(network.layers))):
         for j in network.layers[i].inputs:
-            if i in goals or needed[i] or any(u < end for u in network.users(i)) or i == network.output:
+            if j not in raised:
                 needed[j] = max(needed[j], needed[i] + rise(network, j, i))
-    return needed
+    return Levels(tuple(needed), max(needed) if top is None else top, raised)
 
 
-def alive(network: Network, end: int) -> set[int]:
-    """Values before `end` that are read from there on."""
-    return {j for j in range(end) if any(u >= end for u in network.users(j))}
-
-
-def _cuts(network: Network, top: int) -> list[int]:
-    """Before which layers everything alive is bootstrapped."""
-    n = len(network.layers)
-    points = [0, *[p for p in range(2, n) if network.layers[p].kind != "sum"], n]
-    depth = {p: _span(network, p, points) for p in points[:-1]}
-    best: dict[int, tuple[int, list[int]]] = {0: (0, [])}
-    for q in points[1:]:
-        for p in points:
-            if p >= q or p not in best or depth[p][q] > top:
+def _cut(network: Network, top: int) -> frozenset[int]:
+    """The values that are bootstrapped."""
+    layers = network.layers
+    last = {j: i for i, one in enumerate(layers) for j in one.inputs}
+    rises = [{j: rise(network, j, i) for j in one.inputs} for i, one in enumerate(layers)]
+    alive = [0]
+    states: dict[tuple[int, ...], tuple[int, ...]] = {(top,): ()}  # levels of what is alive -> what is bootstrapped
+    for i in range(1, len(layers)):
+        at = {j: n for n, j in enumerate(alive)}
+        kept = [n for n, j in enumerate(alive) if last[j] > i]
+        read = i in last
+        grown: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for levels, cut in states.items():
+            level = min(levels[at[j]] - down for j, down in rises[i].items())
+            if level < 0:
                 continue
-            cost = best[p][0] + (len(alive(network, q)) if q < n else 0)
-            if q not in best or cost < best[q][0]:
-                best[q] = (cost, [*best[p][1], q] if q < n else best[p][1])
-    if n not in best:
-        raise error("IG0544", f"{top} levels are too few for one layer of the model", hint="use a larger ring")
-    return best[n][1]
+            rest = tuple(levels[n] for n in kept)
+            ways = (
+                [((*rest, level), cut), ((*rest, top), (*cut, i))] if read and level < top else [((*rest, level), cut)]
+            )
+            for key, value in ways if read else [(rest, cut)]:
+                if key not in grown or len(value) < len(grown[key]):
+                    grown[key] = value
+        if not grown:
+            raise error("IG0544", f"{top} levels are too few for one layer of the model", hint="use a larger ring")
+        alive = [*(alive[n] for n in kept), *([i] if read else [])]
+        states = _best(grown)
+    fewest = min(states.values(), key=len)
+    return frozenset(fewest)
 
 
-def _span(network: Network, start: int, points: list[int]) -> dict[int, int]:
-    """The longest path that begins at the values alive at `start` and ends before each point."""
-    length = [0] * len(network.layers)
-    for i in range(max(start, 1), len(network.layers)):
-        one = network.layers[i]
-        length[i] = max((length[j] * (j >= start) + rise(network, j, i) for j in one.inputs), default=0)
-    return {q: max(length[start:q], default=0) for q in points if q > start}
+def _best(states: dict[tuple[int, ...], tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Those that no other state is at least as good as, cheapest first; and that of the highest levels in any case:
+    from there on it can be done, if it can be done at all."""
+    highest = max(states, key=sum)
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for levels, cut in sorted(states.items(), key=lambda s: (len(s[1]), [-x for x in s[0]])):
+        if not any(all(a >= b for a, b in zip(other, levels, strict=True)) for other in found):
+            found[levels] = cut
+            if len(found) == STATES:
+                found[highest] = states[highest]
+                break
+    return found

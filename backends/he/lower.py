@@ -14,20 +14,24 @@ from ...ir.ops.he import polynomial_levels, result_type
 from ...ir.packing import Packing
 from ...ir.types import Cipher
 from .choose import Chosen
-from .levels import Levels, absorbed, alive, rise
+from .levels import Levels, absorbed, rise
 from .network import Layer, Network
 from .parameters import Parameters
 
 __all__ = ["lower"]
 
 
-def lower(network: Network, chosen: Chosen, levels: Levels, parameters: Parameters) -> Graph:
+def lower(network: Network, chosen: Chosen, levels: Levels, parameters: Parameters, *, hoist: bool = False) -> Graph:
     """The circuit. Its one input is what the client packs, its one output what the client unpacks."""
-    return _Emitter(network, chosen, levels, parameters).graph()
+    return _Emitter(network, chosen, levels, parameters, hoist).graph()
+
+
+HOISTED = 3  # rotations of a layer, from which on hoisting them is worth its keys
 
 
 class _Emitter:
-    def __init__(self, network: Network, chosen: Chosen, levels: Levels, parameters: Parameters) -> None:
+    def __init__(self, network: Network, chosen: Chosen, levels: Levels, parameters: Parameters, hoist: bool) -> None:
+        self.hoist = hoist
         self.network, self.chosen, self.levels, self.parameters = network, chosen, levels, parameters
         self.editor = Editor(name="main")
         self.held: dict[int, Value] = {}
@@ -38,14 +42,12 @@ class _Emitter:
         t = Cipher(packing.shape, str(packing), self.levels.level[0], self.parameters.scale_bits)
         self.held[0] = self.editor.input(first.name or "x", t)
         for i, layer in enumerate(self.network.layers):
-            if i in self.levels.cuts:
-                for j in sorted(alive(self.network, i)):
-                    self.held[j] = self.op(
-                        "he.bootstrap", self.at(j, 0), level=self.levels.top, scale=self.parameters.scale_bits
-                    )
             if i:
                 self.editor.loc = layer.source
                 self.held[i] = getattr(self, f"_{layer.kind}")(i, layer)
+            if i in self.levels.raised:
+                scale = self.parameters.scale_bits
+                self.held[i] = self.op("he.bootstrap", self.at(i, 0), level=self.levels.top, scale=scale)
         self.editor.output(self.held[self.network.output], "y")
         return self.editor.freeze()
 
@@ -80,10 +82,14 @@ class _Emitter:
         assert g is not None and layer.weights is not None
         weights, bias = layer.weights, layer.bias
         attrs: dict[str, Any] = {}
+        if self.hoist and candidate.plan.rotations - len(candidate.plan.folds) >= HOISTED:
+            attrs = {"hoist": True}
+        if layer.rows:
+            attrs |= {"rows": layer.rows, "columns": layer.columns}
         if g.window and self.chosen.client.geometry is not None and layer.inputs == (0,):
-            weights = weights.reshape(len(weights), -1, 1, 1)
+            weights = weights.reshape(*weights.shape[:-3], -1, 1, 1)
         elif g.window:
-            attrs = {"strides": g.strides, "pads": g.pads, "groups": g.groups}
+            attrs |= {"strides": g.strides, "pads": g.pads, "groups": g.groups}
         factor = 1.0
         for u in self.network.users(i):
             user = self.network.layers[u]

@@ -5,7 +5,8 @@ diagonals the rest: so a plan is a choice of bits, and the number of products is
 
 * A dense layer whose input fills addresses of k bits above bit a: result r at r * 2^f, folds over the bits [a, f) and
   [g, k), diagonals 0 .. 2^(g-f) in steps of 2^f. (f, g) = (0, rows) is the hybrid diagonal method of GAZELLE, (f, k)
-  has rows interleaved; input copies make room for either.
+  has rows interleaved; input copies make room for either. Rows whose number is no power of two have as many diagonals
+  as there are rows when the folds are that number times powers of two, instead of bits.
 * A convolution keeps the pixels where they are: a stride leaves gaps, into which channels go that do not fit into the
   blocks ("multiplexed packing", Lee et al. 2022), or partial sums of taps, which a fold then adds up.
 """
@@ -127,6 +128,14 @@ def _dense(source: Packing, of: Geometry) -> list[Candidate]:
             base = (source.base - (rows - 1) * step) % slots
             target = Packing(of.target, slots, _row_major(of.target, step), base)
             made.append(_candidate(target, ((n, step),), _range_bits(g, k)))
+    if rows & (rows - 1) and not skew:
+        for period in sorted({-(-rows // unit) * unit for unit in (1, 2, 4, 8)}):  # some have more even factors
+            step = 1 << low
+            times = (int(relative.max()) // step + period - 1) // period + 1
+            folds = tuple(period * step << i for i in range(_bits(times)))
+            base = (source.base - (period - 1) * step) % slots
+            target = Packing(of.target, slots, _row_major(of.target, step), base)
+            made.append(_candidate(target, ((period, step),), folds))
     if skew:  # copies turned against each other: each sees other diagonals
         folds = _range_bits(rho, top)
         target = Packing(of.target, slots, _row_major(of.target, 1), source.base, (slots >> rho, 1 << rho, 0))

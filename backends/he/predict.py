@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 
 from ...ir.graph import Node, Value
 from ...ir.types import Cipher
+from .circuit import Circuit, hoisted_of, layer_of
 from .counting import Count, Operation, node_count
-from .execute import CACHE, Circuit, layer_of
 from .parameters import KeyManifest, Parameters
+from .sharing import shared
 
 __all__ = ["Memory", "Seconds", "contexts", "encodings", "few_contexts", "memory", "seconds"]
 
@@ -44,7 +45,7 @@ def encodings(circuit: Circuit, parameters: Parameters) -> dict[Node, Counter[Op
     for node in circuit.graph.nodes:
         for level in _plaintexts(circuit, node):
             size = parameters.ciphertext_bytes(level, 1)
-            if used + size <= CACHE:
+            if used + size <= circuit.room:
                 used += size
             else:
                 found.setdefault(node, Counter())["encode", level] += 1
@@ -77,16 +78,25 @@ def seconds(of: Count, parameters: Parameters, engine: str) -> Seconds:
         if name == "bootstrap":
             one = BOOTSTRAP_SECONDS * parameters.ring_degree / (1 << 16)
         else:
-            one = costs.cost(name, level)
-            if name in SWITCHING and costs.cpu == "built in":  # which are those of one special prime
-                one *= _digits(level, len(parameters.special_bits)) / _digits(level, 1)
+            one = costs.cost(name.removeprefix("hoisted_"), level)
+            if name.startswith("hoisted_"):
+                one *= _hoisted(name, level)
+            if name.removeprefix("hoisted_") in SWITCHING:  # figures are those of one special prime
+                one *= _switching(level, len(parameters.special_bits)) / _switching(level, 1)
         total += n * one
     return Seconds(total, costs.date or "built-in")
 
 
-def _digits(level: int, special: int) -> float:
-    """What key switching costs, in products of residues."""
-    return -(-(level + 1) // special) * (level + 1 + special)
+def _switching(level: int, special: int) -> float:
+    """What key switching costs: transforms of residues, of each digit and of what is the same for all (Lattigo)."""
+    digits = -(-(level + 1) // special)
+    return (digits + 3.6) * (level + 1 + special)
+
+
+def _hoisted(name: str, level: int) -> float:
+    """What an operation takes as a part of Lattigo's `EvaluateLinearTransform`, of what it takes alone."""
+    primes = level + 1
+    return 0.25 * primes / (primes + 3.6) if name == "hoisted_rotate" else 0.31 * (primes + 1) / primes
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -118,8 +128,12 @@ def memory(circuit: Circuit, parameters: Parameters, keys: KeyManifest, engine: 
             continue
         for level in _plaintexts(circuit, node):
             size = parameters.ciphertext_bytes(level, 1)
-            plaintexts += size if plaintexts + size <= CACHE else 0
+            plaintexts += size if plaintexts + size <= circuit.room else 0
             encoded.add(level)
+        if node.op.name == "he.linear" and node.attr("hoist"):  # encoded for all primes, and kept in any case
+            level = node.inputs[0].type.level  # type: ignore[union-attr]
+            each = parameters.ciphertext_bytes(level + len(parameters.special_bits), 1)
+            plaintexts += len(hoisted_of(circuit, node)) * each
         if node.op.name in ("he.linear", "he.repack"):
             entries = layer_of(circuit, node)[1].entries.values()
             one = sum(len(at) * (ENTRY + (0 if share is None else 8)) for at, _, share in entries)
@@ -140,6 +154,7 @@ def _alive(circuit: Circuit, parameters: Parameters) -> int:
     last = {v: i for i, node in enumerate(nodes) for v in node.inputs if v is not None}
     last |= dict.fromkeys(circuit.graph.outputs, len(nodes))
     held = {v: size(v) for v in circuit.graph.inputs}
+    turned: dict[Value, int] = {}  # rotations that are kept for other layers
     most = 0
     for i, node in enumerate(nodes):
         if node.constant is not None:
@@ -148,7 +163,9 @@ def _alive(circuit: Circuit, parameters: Parameters) -> int:
         if node.op.name in ("he.linear", "he.repack"):
             plan = layer_of(circuit, node)[0]
             inside += size(node.inputs[0]) * (math.prod(n for n, _ in plan.babies) + len(plan.giants))  # type: ignore[arg-type]
-        most = max(most, sum(held.values()) + inside)
+            if share := shared(circuit).get(node):
+                turned[share.of] = len(share.kept) * size(node.inputs[0])  # type: ignore[arg-type]
+        most = max(most, sum(held.values()) + sum(turned.values()) + inside)
         held[node.output] = size(node.output)
         held = {v: n for v, n in held.items() if last.get(v, -1) > i}
     return most

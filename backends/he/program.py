@@ -13,8 +13,9 @@ from ...ir.graph import Module
 from ...ir.types import Cipher
 from ..backend import KernelCost
 from . import layouts, security
+from .circuit import PROGRAM, Circuit, load
 from .counting import Count, check_keys, count, node_count
-from .execute import PROGRAM, Circuit, execute, load
+from .execute import execute
 from .interface import SERVER, Interface, read_interface, save_interface
 from .predict import encodings, memory, seconds
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.diagnostics import error
-from .levels import Levels, absorbed, alive
+from .levels import Levels, absorbed
 from .network import Layer, Network, product
 from .noise import MARGIN
 from .search import ROOM
@@ -67,8 +67,7 @@ def largest(network: Network, samples: Iterable[Any]) -> list[float]:
 def scaled(network: Network, levels: Levels, sizes: Sequence[float]) -> Network:
     """The same function with values that fit; `sizes` are those of `largest`."""
     layers = network.layers
-    bootstrapped = {j for cut in levels.cuts for j in alive(network, cut)}
-    allowed = [BOOTSTRAPPED if i in bootstrapped else HELD for i in range(len(layers))]
+    allowed = [BOOTSTRAPPED if i in levels.raised else HELD for i in range(len(layers))]
     factor = [1.0] * len(layers)
     wanted = [min(1.0, a / size) if size else 1.0 for a, size in zip(allowed, sizes, strict=True)]
     for i in reversed(range(len(layers))):  # what a square must not exceed, its operand must not either
@@ -94,9 +93,8 @@ def spread(network: Network, levels: Levels, sizes: Sequence[float], seen: Seque
 
     `seen` is the largest number in each bootstrap of the circuit of `scaled(network, levels, sizes)`.
     """
-    order = [j for cut in levels.cuts for j in sorted(alive(network, cut))]
     found = list(sizes)
-    for j, size in zip(order, seen, strict=True):
+    for j, size in zip(sorted(levels.raised), seen, strict=True):
         if size > BOOTSTRAPPED:
             found[j] = max(found[j], max(sizes[j], BOOTSTRAPPED) * size / BOOTSTRAPPED)
     return found

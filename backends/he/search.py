@@ -2,8 +2,9 @@
 
 bits of q_0         the scale and ROOM bits for the numbers themselves
 bits of the others  the scale, so that a rescaling gives back what a product took
-special primes      10 bits above all others where the table allows it, so that key switching adds no more than
-                    roundings do (noise.py, `offset`); several where an engine takes them: fewer, smaller keys
+special primes      together 10 bits above the product of as many others where the table allows it, so that key
+                    switching adds no more than roundings do (noise.py, `offset`); several where an engine takes them:
+                    fewer digits, so keys are smaller and rotations faster
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["ROOM", "parameters"]
 
 ROOM = 10  # log2 of the range of a decrypted number, sign and margin included
 SCALES = range(40, 27, -1)
-ABOVE = (10, 5)  # bits of a special prime above q_0
+ABOVE = (10, 5)  # bits of the special primes above q_0 and as many of the others as make a digit with it
 LARGEST = 59  # bits of a prime that every engine takes
 SPARSE = "h=192"  # the secret that bootstrapping is made for
 BOOTSTRAP = (
@@ -37,7 +38,8 @@ def parameters(
         first = min(bits + ROOM, LARGEST)
         most = max(1, (levels + 3) // 3) if special == 0 else special
         for count, above in itertools.product(range(most, 0, -1), ABOVE):
-            extra = (min(first + above, LARGEST),) * count
+            each = max(first, -(-(first + bits * (count - 1) + above) // count))
+            extra = (min(each, LARGEST),) * count
             own = BOOTSTRAP if bootstrap else ()
             made = Parameters(ring, (first, *(bits,) * levels), extra, bits, secret, own)
             allowed = limit(made)

@@ -249,9 +249,14 @@ def linear_map(source: Packing, target: Packing, weights: tuple[int, ...], attrs
         return dense_map(*weights)
     c, h, w = source.shape
     m, p, q = target.shape
-    if len(weights) != 4 or weights[0] != m or weights[1] * attrs["groups"] != c:
+    rows, columns = attrs["rows"], attrs["columns"]
+    kinds = (max(rows) + 1, max(columns) + 1) if rows and columns else ()
+    kernel = weights[-4:]
+    if weights[:-4] != kinds or len(kernel) != 4 or kernel[0] != m or kernel[1] * attrs["groups"] != c:
         raise error("IG0541", f"weights {list(weights)} of a convolution from {c} to {m} channels")
-    return conv_map((c, h, w), weights, (p, q), attrs["strides"], attrs["pads"], attrs["groups"])
+    if kinds and (len(rows), len(columns)) != (p, q):
+        raise error("IG0541", f"kinds of {len(rows)} rows and {len(columns)} columns for {p} x {q} results")
+    return conv_map((c, h, w), kernel, (p, q), attrs["strides"], attrs["pads"], attrs["groups"], rows, columns)
 
 
 @op("he.linear", "x: T[*S], w: T2[*R], b: T3[*Q]? -> any[?]", declared=_declared(_linear_rule))
@@ -269,15 +274,22 @@ def linear(
     strides: Ints = (1, 1),
     pads: Ints = (0, 0),
     groups: int = 1,
+    rows: Ints = (),
+    columns: Ints = (),
+    hoist: bool = False,
     _types,
 ):
     """A layer by diagonals: w[rows, columns], or w[M, C / groups, kh, kw] of a convolution; b has one per result.
 
-    Babies and giants are progressions `count, step, ...` (ir/diagonals.py). Costs one level; the result has scale
+    `rows` and `columns` number the kinds of rows and columns of a result that has a kernel for each pair of kinds:
+    w[kinds of rows, kinds of columns, M, C / groups, kh, kw] (ir/convolutions.py).
+
+    Babies and giants are progressions `count, step, ...` (ir/diagonals.py); with `hoist`, their offsets are made in one
+    call of the engine, each with a key of its own. Costs one level; the result has scale
     2^`scale` exactly, whatever that of x is: the diagonals are encoded at what is missing.
     """
     source, into, plan = Packing.parse(_types[0][0].packing), Packing.parse(target), Plan.of(babies, giants, folds)
-    given = {"strides": strides, "pads": pads, "groups": groups}
+    given = {"strides": strides, "pads": pads, "groups": groups, "rows": rows, "columns": columns}
     found = diagonals(plan, source, into, linear_map(source, into, w.shape, given), w.reshape(-1) != 0)
     y = run_plan(Slots(found, w), np.asarray(x, np.float64), plan, found.entries)
     return y if b is None else y + into.pack(b)

@@ -8,14 +8,16 @@ two are made in any case.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ....ir.diagnostics import IntaglioError, error
 from ..engine import Caps, Composed, EngineCrashed, EvalKey, KeyManifest, Meta
+from ..hoisting import RATIO
 from ..parameters import Parameters
 from .checks import missing_key, need_level, need_pair, need_size, need_sum
 from .worker import Process
@@ -59,6 +61,7 @@ class Handle:
     def __init__(self, engine: LattigoEngine, kind: str, number: int | None, meta: Meta) -> None:
         self.kind, self.number, self.meta, self.process = kind, number, meta, engine.process
         self._garbage = engine.garbage
+        self.rescaled_to: Fraction | None = None
 
     def __del__(self) -> None:
         if self.number is not None:
@@ -89,6 +92,10 @@ class Products(Handle):
         return at, terms[::-1]
 
 
+def _steps(plan: Mapping[int, Sequence[int]]) -> set[int]:
+    return {*plan, *(b for babies in plan.values() for b in babies)}
+
+
 @dataclass(frozen=True)
 class Secret:
     """The secret key stays in the process that made it."""
@@ -104,6 +111,8 @@ class LattigoEngine(Composed):
         max_ring=1 << 16,
         special_primes=0,
         bootstrap=True,
+        hoisting=True,
+        collects=True,
         separate=False,
         conjugate=False,
         crash_safe=False,
@@ -121,6 +130,7 @@ class LattigoEngine(Composed):
         self.process: Process | None = None
         self.garbage: list[tuple[Process | None, str, int]] = []
         self.keys: dict[tuple[str, int], int] = {}
+        self.transforms: WeakKeyDictionary[Any, tuple[Handle, int, Fraction]] = WeakKeyDictionary()
         self._start()
 
     @property
@@ -280,7 +290,10 @@ class LattigoEngine(Composed):
         level = x.meta.level
         need_level("rescale", self.parameters, x.meta, level - 1)
         made = Meta(level - 1, x.meta.scale / self.parameters.primes[level], x.meta.size)
-        return self._op(made, "rescale", x)
+        found = self._op(made, "rescale", x)
+        if x.rescaled_to is not None:  # the library takes it for another scale, which is the same but for rounding
+            self._call("set_scale", self._number(found), round(x.rescaled_to))
+        return found
 
     def drop(self, x: Handle, level: int) -> Handle:
         need_level("drop", self.parameters, x.meta, level)
@@ -293,6 +306,29 @@ class LattigoEngine(Composed):
         need_size("rotate", x.meta)
         self._need_key("rotate", step, x.meta.level)
         return self._op(x.meta, "RotateNew", x, step)
+
+    def linear(
+        self, x: Handle, diagonals: Mapping[int, Any], plan: Mapping[int, Sequence[int]], scale: Fraction
+    ) -> Handle:
+        """In one call, hoisted; the encoded diagonals are kept for as long as `diagonals` live."""
+        need_size("linear", x.meta)
+        level, top = x.meta.level, self.parameters.primes[x.meta.level]
+        for step in _steps(plan) - {0}:
+            self._need_key("rotate", step, level)
+        kept = self.transforms.get(diagonals)
+        if kept is None or kept[1:] != (level, scale) or kept[0].process is not self.process:
+            assert self.process is not None
+            self._call("transform_begin", len(diagonals))
+            for i, offset in enumerate(diagonals):  # the library encodes at the scale of the prime
+                self._call("transform_put", i, self.process.write(diagonals[offset] * float(scale / top)))
+            steps = self._call("transform_end", list(diagonals), level, 1 << (RATIO + 1))
+            made = Handle(self, "transform", steps[0], Meta(level, scale, 1))
+            if set(steps[1:]) != {pow(5, d, 2 * self.parameters.ring_degree) for d in _steps(plan)}:
+                raise error("IG0563", "this Lattigo splits a layer otherwise", hint="compile without `hoist`")
+            kept = self.transforms[diagonals] = (made, level, scale)
+        found = self._op(Meta(level, x.meta.scale * scale), "transform", kept[0], x)
+        found.rescaled_to = found.meta.scale / top
+        return found
 
     def conjugate(self, x: Handle) -> Handle:
         raise error("IG0563", "the library of engine `lattigo` has no conjugation", hint="use engine `seal`")

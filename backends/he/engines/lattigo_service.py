@@ -31,7 +31,11 @@ class Service:
         lib.MulScalarIntNew.argtypes = [ctypes.c_int, ctypes.c_int]
         lib.GetCiphertextLevel.argtypes = [ctypes.c_long]
         lib.FreeCArray.argtypes = [ctypes.c_void_p]
-        lib.Decode.restype = lib.GetModuliChain.restype = _Array
+        lib.SetCiphertextScale.argtypes = [ctypes.c_int, ctypes.c_ulong]
+        number, data = ctypes.c_int, ctypes.c_void_p
+        lib.GenerateLinearTransform.argtypes = [data, number, data, number, number, ctypes.c_float, ctypes.c_char_p]
+        lib.Decode.restype = lib.GetModuliChain.restype = lib.GetLinearTransformRotationKeys.restype = _Array
+        self.made: set[int] = set()  # automorphisms of linear transformations whose keys there are
         q, p = (_ints(said[name]) for name in ("q", "p"))
         lib.NewScheme(said["log_n"], q, len(q), p, len(p), said["log_scale"], said["h"], b"standard", b"", b"none")
         lib.NewEncoder()
@@ -90,6 +94,35 @@ class Service:
             self.lib.DeleteCiphertext(product)
         return total
 
+    def transform_begin(self, count: int) -> None:
+        self.diagonals = (ctypes.c_float * (count * self.slots))()
+
+    def transform_put(self, i: int, count: int) -> None:
+        """The block holds diagonal i."""
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.block))
+        ctypes.memmove(ctypes.addressof(self.diagonals) + 4 * i * self.slots, address, 4 * count)
+
+    def transform_end(self, offsets: list[int], level: int, ratio: int) -> list[int]:
+        """The number of a linear transformation, and the automorphisms that it uses; their keys are made."""
+        lib, data = self.lib, self.diagonals
+        made = int(lib.GenerateLinearTransform(_ints(offsets), len(offsets), data, len(data), level, ratio, b"none"))
+        del self.diagonals
+        found = lib.GetLinearTransformRotationKeys(made)
+        numbers = ctypes.cast(found.data, ctypes.POINTER(ctypes.c_int))
+        elements = [int(numbers[i]) for i in range(found.length)]
+        lib.FreeCArray(found.data)
+        for element in elements:
+            if element not in self.made:
+                lib.GenerateLinearTransformRotationKey(element)
+                self.made.add(element)
+        return [made, *elements]
+
+    def transform(self, made: int, x: int) -> int:
+        return int(self.lib.EvaluateLinearTransform(made, x))
+
+    def set_scale(self, x: int, scale: int) -> None:
+        self.lib.SetCiphertextScale(x, scale)
+
     def rescale(self, x: int) -> int:
         """The library's RescaleNew changes its operand: so a copy is rescaled."""
         made = self.copy(x)
@@ -115,7 +148,8 @@ class Service:
         return time.process_time()
 
     def free(self, kind: str, number: int) -> None:
-        (self.lib.DeletePlaintext if kind == "plaintext" else self.lib.DeleteCiphertext)(number)
+        delete = {"plaintext": "DeletePlaintext", "transform": "DeleteLinearTransform"}.get(kind, "DeleteCiphertext")
+        getattr(self.lib, delete)(number)
 
     def panic(self) -> None:
         """Make the library panic, for the tests: a ciphertext that does not exist."""

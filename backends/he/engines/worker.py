@@ -17,6 +17,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from ....ir.diagnostics import error
@@ -129,7 +130,17 @@ class Process:
 
 
 def serve(descriptor: int) -> None:
-    """The process: answer calls on a socket until it is closed."""
+    """The process: answer calls on a socket until it is closed.
+
+    That is done by a thread other than the main one: Go asks for the bounds of the stack in every call, and for the
+    main thread glibc reads them from /proc/self/maps, which takes half a millisecond; a call takes a microsecond else.
+    """
+    thread = threading.Thread(target=_serve, args=(descriptor,))
+    thread.start()
+    thread.join()
+
+
+def _serve(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as link, link.makefile("rwb") as stream:
         said = json.loads(stream.readline(LARGEST))
         if said["memory"]:

@@ -75,6 +75,12 @@ def lola() -> Graph:
 
 
 @functools.cache
+def lola_of_orion() -> Graph:
+    """LoLA as Orion has it: 2 x 2 convolutions."""
+    return Builder((1, 28, 28)).conv(5, 2, 2).square().dense(100).square().dense(10).graph()
+
+
+@functools.cache
 def lenet() -> Graph:
     b = Builder((1, 28, 28)).conv(32, 5, 2, 2).square().conv(64, 5, 2, 2).square()
     return b.dense(512).square().dense(10).graph()

@@ -45,6 +45,7 @@ def image(shape: tuple[int, ...], seed: int = 0) -> Any:
     [
         ("mlp", (28, 34, 14), (40, 64, 20)),
         ("lola", (31, 56, 13), (40, 120, 20)),
+        ("lola_of_orion", (33, 114, 13), (40, 120, 20)),
         ("lenet", (102, 880, 12), (160, 1500, 60)),
     ],
 )
@@ -150,7 +151,11 @@ def test_an_artifact_runs_again(tmp_path: Path) -> None:
     [
         (lambda b: b.g.emit("math.relu", b.x), "IG0546", "no encrypted form"),
         (lambda b: b.g.emit("nn.max_pool", b.x, kernel=(2, 2)), "IG0546", "no encrypted form"),
-        (lambda b: b.g.emit("math.mul", b.x, b.g.constant(np.float32(2))), "IG0546", "squares"),
+        (
+            lambda b: b.g.emit("math.mul", b.x, b.g.constant(np.ones((6, 6), np.float32))),
+            "IG0546",
+            "numbers for channels",
+        ),
     ],
 )
 def test_what_has_no_encrypted_form(make: Any, code: str, words: str) -> None:

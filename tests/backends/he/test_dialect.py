@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from intaglio.backends.he.circuit import Circuit
 from intaglio.backends.he.counting import check_keys, count, manifest
-from intaglio.backends.he.execute import Circuit
 from intaglio.backends.he.parameters import KeyManifest
 from intaglio.ir import Cipher, Editor, Graph, IntaglioError, evaluate, verify
 from intaglio.ir.graph import Value, attributes

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intaglio.backends.he import execute as executing
 from intaglio.backends.he import layouts, predict
 from intaglio.backends.he.compile import Compiled, compile_graph
 from intaglio.backends.he.counting import check_keys, manifest
@@ -47,9 +46,8 @@ def passes(c: Compiled, count: int, monkeypatch: pytest.MonkeyPatch) -> list[Cou
 
 @pytest.mark.parametrize("room", [0, 3 << 20, 1 << 29])
 def test_what_is_encoded_again_is_what_the_cache_has_no_room_for(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executing, "CACHE", room)
-    monkeypatch.setattr(predict, "CACHE", room)
     c = small()
+    c.circuit.room = room
     told = sum(predict.encodings(c.circuit, c.parameters).values(), Counter())
     first, second, third = passes(c, 3, monkeypatch)
     assert second == third == told

@@ -10,9 +10,10 @@ import pytest
 
 import intaglio
 from intaglio.backends.he.gate import bootstrapped
-from intaglio.backends.he.levels import alive, place
-from intaglio.backends.he.network import Network, read_network
+from intaglio.backends.he.levels import place
+from intaglio.backends.he.network import Network
 from intaglio.backends.he.ranges import BOOTSTRAPPED, HELD, held, largest, scaled, spread
+from intaglio.backends.he.reading import read_network
 from intaglio.ir import IntaglioError, evaluate
 from intaglio.ir.graph import Graph, Module
 
@@ -50,8 +51,8 @@ def test_scaled_values_fit_and_mean_the_same(degree: int, size: float) -> None:
     levels = place(network, 9)
     after = scaled(network, levels, largest(network, samples))
     found = largest(after, samples)
-    for cut in levels.cuts:
-        assert all(found[j] <= BOOTSTRAPPED * 1.0001 for j in alive(network, cut))
+    assert levels.raised
+    assert all(found[j] <= BOOTSTRAPPED * 1.0001 for j in levels.raised)
     assert max(found) <= HELD * 1.0001
     for x in samples:
         np.testing.assert_allclose(meaning(after, x), meaning(network, x), rtol=1e-6, atol=1e-9)
@@ -71,9 +72,9 @@ def test_numbers_in_slots_that_nothing_reads_count() -> None:
     network, samples = read_network(blocks()), images(1)
     levels = place(network, 9)
     sizes = largest(network, samples)
-    seen = [BOOTSTRAPPED * (3 if i == 0 else 0.5) for i in range(sum(len(alive(network, c)) for c in levels.cuts))]
+    seen = [BOOTSTRAPPED * (3 if i == 0 else 0.5) for i in range(len(levels.raised))]
     after = spread(network, levels, sizes, seen)
-    j = min(alive(network, levels.cuts[0]))
+    j = min(levels.raised)
     assert after[j] == pytest.approx(3 * max(sizes[j], BOOTSTRAPPED))
     assert [a for i, a in enumerate(after) if i != j] == [a for i, a in enumerate(sizes) if i != j]
 
