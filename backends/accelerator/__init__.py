@@ -27,7 +27,8 @@ class AcceleratorOptions:
     """`machine`: a preset, or a description (.toml, .yaml of ZigZag, .cfg of SCALE-Sim).
 
     `objective` of the mappings: edp, energy or latency. `bits`: products are mapped as if their operands had that many;
-    0 takes the model's own. `fuse`: also tell what steps would take in segments whose tensors stay on the chip.
+    0 takes the model's own. `fuse`: layers run in segments whose tensors stay on the chip, where that is better; for a
+    model without a program it is told what that would bring.
     """
 
     machine: str = "gemmini16"
@@ -49,7 +50,7 @@ class AcceleratorBackend:
         return AcceleratorTarget(self._checked(options))
 
     def pipeline(self, options: AcceleratorOptions) -> str:
-        return "integer,fold,cse,fuse"
+        return "integer{whole},fold,cse,fuse"
 
     def build(self, module: Module, options: AcceleratorOptions) -> AcceleratorProgram:
         from .deploy import deployed
@@ -58,7 +59,8 @@ class AcceleratorBackend:
 
         plan = planned(module.main, self._checked(options))
         assert plan.described is not None
-        deployment, why = deployed(module.main, plan.described, options.objective)
+        deployment, why = deployed(module.main, plan.described, options.objective, fuse=options.fuse)
+        why = why or (deployment.gain() if deployment is not None else "")
         return AcceleratorProgram(module, replace(plan, notes=(*plan.notes, why)) if why else plan, deployment)
 
     def load(

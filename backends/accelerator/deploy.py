@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from .emit.network import Program
 from .execute import Executable, borders, emitted
 from .files import load_program, save_program
 from .formats import DENSE, Format
+from .fusion.judge import fusion_for
 from .layer import Layer
 from .mapping import Mapping as LayerMapping
 from .resolve import fitted, hierarchy_of, rates_of, units_of
@@ -33,11 +34,15 @@ TRACE = "trace.json"
 
 @dataclass
 class Deployment:
-    """An executable, and what its layers took on the event simulator: (name, op, cycles), products marked."""
+    """An executable, and what its layers took on the event simulator: (name, op, cycles), products marked.
+
+    `fused`: of each segment of a fused plan what was predicted and simulated, and whether it runs together.
+    """
 
     executable: Executable
     machine: Machine | None = None
     times: list[dict[str, Any]] = field(default_factory=list)
+    fused: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def programs(self) -> list[Program]:
@@ -53,7 +58,7 @@ class Deployment:
             save_program(program, folder, f"program{i}")
             events += self._traced[i]
         (folder / TRACE).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}), encoding="utf-8")
-        return {"programs": len(self.programs), "layers": self.times}
+        return {"programs": len(self.programs), "layers": self.times, "fused": self.fused}
 
     @cached_property
     def _traced(self) -> list[list[Any]]:
@@ -65,21 +70,53 @@ class Deployment:
     @cached_property
     def _outcomes(self) -> list[list[Outcome]]:
         assert self.machine is not None
-        machine, lanes = self.machine, units_of(self.machine).alu[0]
+        machine, units = self.machine, units_of(self.machine)
         hierarchy = hierarchy_of(machine)
-        return [simulate_program(p, hierarchy, lambda layer: rates_of(layer, machine), lanes) for p in self.programs]
+        return [simulate_program(p, hierarchy, lambda layer: rates_of(layer, machine), units) for p in self.programs]
 
     def simulate(self) -> None:
-        """Fill in `times`."""
+        """Fill in `times`, the bands of a fused layer as one, and `fused`."""
         for program, outcomes in zip(self.programs, self._outcomes, strict=True):
+            bands: dict[tuple[int, str], dict[str, Any]] = {}
             for piece, outcome in zip(program.pieces, outcomes, strict=True):
                 product = piece.layer is not None
                 entry = {"name": piece.name, "op": piece.op, "cycles": outcome.cycles, "product": product}
-                self.times.append({**entry, "array": outcome.array, "dram": outcome.dram})
+                entry |= {"array": outcome.array, "dram": outcome.dram, "segment": piece.segment}
+                known = bands.get((piece.segment, piece.name)) if piece.segment >= 0 else None
+                if known is None:
+                    self.times.append(entry)
+                    bands[piece.segment, piece.name] = entry
+                else:
+                    known |= {what: known[what] + entry[what] for what in ("cycles", "array", "dram")}
+            run = [n for n, s in enumerate(program.segments) if not s.why]
+            sums = [[0.0, 0.0] for _ in run]
+            for piece, outcome in zip(program.pieces, outcomes, strict=True):
+                if piece.segment >= 0:
+                    sums[piece.segment][0] += outcome.cycles
+                    sums[piece.segment][1] += outcome.outer_bits
+            told = [asdict(s) for s in program.segments]
+            for n, total in zip(run, sums, strict=True):
+                told[n]["together"] = tuple(total)
+            self.fused += told
+
+    def gain(self) -> str:
+        """What fusion brings, in words; empty where nothing was fused."""
+        run = [s for s in self.fused if not s["why"]]
+        if not self.fused:
+            return ""
+        alone, together = ([sum(s[what][i] for s in run) for i in (0, 1)] for what in ("alone", "together"))
+        return (
+            f"fused in {len(run)} segments of several layers (of {len(self.fused)} in the plan, the others are no "
+            f"better): simulated {together[0]:.6g} cycles and {together[1] / 8e3:.6g} KB of DRAM instead of "
+            f"{alone[0]:.6g} and {alone[1] / 8e3:.6g}"
+        )
 
 
-def deployed(graph: Graph, machine: Machine, objective: str) -> tuple[Deployment | None, str]:
-    """The programs of a graph; none where the accelerator runs nothing of it as a program, and then why."""
+def deployed(graph: Graph, machine: Machine, objective: str, *, fuse: bool = False) -> tuple[Deployment | None, str]:
+    """The programs of a graph; none where the accelerator runs nothing of it as a program, and then why.
+
+    `fuse`: layers run in segments whose tensors stay on the chip, where that is better.
+    """
     hierarchy = hierarchy_of(machine)
 
     def find(layer: Layer) -> LayerMapping:
@@ -87,16 +124,22 @@ def deployed(graph: Graph, machine: Machine, objective: str) -> tuple[Deployment
         return cached_search(made, hierarchy, rates_of(made, machine), objective).mapping
 
     flat = inlined(graph)
-    if not any(stage.groups for stage in stages(flat)):
+    if not runs(flat):
         return None, "no program: only integer graphs of one sample have one (`freeze{N=1},quantize`)"
     try:
-        found = Deployment(emitted(flat, hierarchy, find, stream_format(machine)), machine)
+        fusion = fusion_for(machine, objective) if fuse else None
+        found = Deployment(emitted(flat, hierarchy, find, stream_format(machine), fusion), machine)
         found.simulate()
     except IntaglioError as e:
         if e.diagnostics[0].code != "IG0585":  # a layer that does not fit; anything else is not to be hidden
             raise
         return None, f"no program: {e.diagnostics[0].message}"
     return found, ""
+
+
+def runs(graph: Graph) -> bool:
+    """Whether the accelerator runs some of a graph as a program."""
+    return any(stage.groups for stage in stages(inlined(graph)))
 
 
 def stream_format(machine: Machine) -> Format:
@@ -114,7 +157,7 @@ def loaded(graph: Graph, folder: Path, info: Mapping[str, Any]) -> Deployment:
     programs = iter(load_program(folder, f"program{i}") for i in range(info["programs"]))
     every = tuple(next(programs) if stage.groups else None for stage in parts)
     made = Executable(flat, tuple(parts), tuple(borders(flat, parts)), every)
-    return Deployment(made, None, list(info["layers"]))
+    return Deployment(made, None, list(info["layers"]), list(info.get("fused", ())))
 
 
 def inlined(graph: Graph) -> Graph:

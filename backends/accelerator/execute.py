@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpret import run_node
 from .emit.groups import Stage, stages
-from .emit.network import Map, Program, program_of
+from .emit.network import Fusion, Map, Program, program_of
 from .emit.tensors import Tensor
 from .formats import DENSE, Format
 from .hierarchy import Hierarchy
@@ -43,13 +43,18 @@ class Executable:
         return [_value(v, known) for v in self.graph.outputs]
 
 
-def emitted(graph: Graph, machine: Hierarchy, find: Map, form: Format = DENSE) -> Executable:
-    """Emit what of the graph the machine runs; the host does the rest. Sparse weights are stored in `form`."""
+def emitted(
+    graph: Graph, machine: Hierarchy, find: Map, form: Format = DENSE, fusion: Fusion | None = None
+) -> Executable:
+    """Emit what of the graph the machine runs; the host does the rest. Sparse weights are stored in `form`.
+
+    With `fusion` layers run in segments whose tensors stay on the chip, where that is better.
+    """
     parts = stages(graph)
     around = borders(graph, parts)
     programs: list[Program | None] = []
     for stage, (inputs, outputs) in zip(parts, around, strict=True):
-        programs.append(program_of(stage, inputs, outputs, machine, find, form) if stage.groups else None)
+        programs.append(program_of(stage, inputs, outputs, machine, find, form, fusion) if stage.groups else None)
     return Executable(graph, tuple(parts), tuple(around), tuple(programs))
 
 
@@ -76,6 +81,9 @@ def run_program(program: Program, arrays: Sequence[Any]) -> list[Any]:
     dram[: len(program.constants)] = np.frombuffer(program.constants, np.uint8)
     for tensor, array in zip(program.inputs, arrays, strict=True):
         data = np.asarray(array).reshape(tensor.shape)
+        if tensor.strides is not None:
+            _seen(dram, tensor)[:] = data
+            continue
         if data.ndim == 4:  # channels last
             data = np.moveaxis(data, 1, -1)
         raw = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
@@ -84,7 +92,17 @@ def run_program(program: Program, arrays: Sequence[Any]) -> list[Any]:
     return [_taken(dram, t) for t in program.outputs]
 
 
+def _seen(dram: Any, t: Tensor) -> Any:
+    """A tensor of rows in DRAM."""
+    assert t.strides is not None
+    dtype = np.dtype(f"{'i' if t.signed else 'u'}{t.bits // 8}")
+    size = sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True)) + dtype.itemsize
+    return np.lib.stride_tricks.as_strided(dram[t.base : t.base + size].view(dtype), t.shape, t.strides)
+
+
 def _taken(dram: Any, t: Tensor) -> Any:
+    if t.strides is not None:
+        return _seen(dram, t).copy()
     raw = dram[t.base : t.base + math.prod(t.shape)].view(np.int8 if t.signed else np.uint8)
     if len(t.shape) != 4:
         return raw.reshape(t.shape).copy()

@@ -122,6 +122,8 @@ def to_json(plan: Plan) -> str:
             "vector": [v.__dict__ for v in step.work.vectors],
         }
         layer = step.work.layer
+        if step.work.host:
+            entry["host"] = True
         if step.result is not None and layer is not None:
             entry["layer"] = {
                 "sizes": dict(zip(DIMS, layer.sizes, strict=True)),

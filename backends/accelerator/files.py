@@ -27,7 +27,7 @@ from .isa.instructions import BYTES, Queue, decode, encode
 
 __all__ = ["load_program", "pack_program", "save_program", "unpack_program"]
 
-MAGIC, VERSION = b"IGPROG\0\0", 1
+MAGIC, VERSION = b"IGPROG\0\0", 2
 _HEADER = struct.Struct("<8sIIII32s")
 
 
@@ -110,4 +110,6 @@ def load_program(folder: Path, name: str) -> Program:
 
 
 def _tensor(data: dict[str, Any]) -> Tensor:
-    return Tensor(data["name"], data["base"], tuple(data["shape"]), data["signed"])
+    strides = data["strides"]
+    steps = None if strides is None else tuple(strides)
+    return Tensor(data["name"], data["base"], tuple(data["shape"]), data["signed"], data["bits"], steps)

@@ -16,6 +16,7 @@ from .hierarchy import Hierarchy, Rates
 from .layer import Layer
 from .machine import Machine
 from .mapper import Result
+from .pieces import cycles_of_pieces
 from .timeline import cycles_of
 from .vector import Vector
 from .workload import Work
@@ -100,6 +101,8 @@ def plan(
     steps = []
     for work in works:
         result, cycles = None, 0.0
+        if work.pieces is not None:
+            cycles = cycles_of_pieces(work.pieces, machine, lambda unit: units.of(unit)[0])
         if work.layer is not None:
             key = work.layer.key()
             if key not in known:
@@ -139,7 +142,7 @@ def _step(work: Work, result: Result | None, product: float, machine: Hierarchy,
     energy += read * machine.outer.read + write * machine.outer.write
     if result is None:
         moved = _moved(work, machine)
-        cycles = max(busy, moved) if machine.overlap else busy + moved
+        cycles = product or (max(busy, moved) if machine.overlap else busy + moved)
         return Step(work, None, cycles, energy, cycles, energy)
     cycles = max(product, busy)
     return Step(work, result, cycles, result.cost.energy + energy, cycles - product, energy)

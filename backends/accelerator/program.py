@@ -48,7 +48,9 @@ class AcceleratorProgram:
             assert self.plan is not None
             self._stored = json.loads(to_json(self.plan))
             self._simulated(self._stored["steps"])
-            if (fused := self.plan.fused) is not None:
+            if self.deployment is not None and self.deployment.fused:
+                self._stored["fused"] = {"segments": self.deployment.fused}
+            elif (fused := self.plan.fused) is not None:
                 self._stored["fused"] = {
                     "energy_pj": fused.energy,
                     "cycles": fused.cycles,
@@ -61,14 +63,15 @@ class AcceleratorProgram:
         return self._stored
 
     def _simulated(self, steps: Sequence[dict[str, Any]]) -> None:
-        """Beside each product of the plan what its program took on the event simulator."""
-        times: dict[str, deque[float]] = {}
+        """Beside each layer of the plan what its program took on the event simulator."""
+        times: dict[tuple[str, bool], deque[float | None]] = {}
         for t in self.deployment.times if self.deployment is not None else ():
-            if t["product"]:
-                times.setdefault(t["name"], deque()).append(t["cycles"])
+            alone = t.get("segment", -1) < 0  # of fused layers whole segments are compared
+            times.setdefault((t["name"], t["product"]), deque()).append(t["cycles"] if alone else None)
         for step in steps:
-            if "layer" in step and times.get(step["name"]):
-                step["simulated_cycles"] = times[step["name"]].popleft()
+            queue = None if step.get("host") else times.get((step["name"], "layer" in step))
+            if queue and (cycles := queue.popleft()) is not None:
+                step["simulated_cycles"] = cycles
 
     def kernel_costs(self, arrays: Sequence[Any] | None = None) -> list[KernelCost]:
         """See `backends.backend.Profiled`; what is measured is the event simulator, whatever the arrays."""
@@ -88,7 +91,17 @@ class AcceleratorProgram:
                 real = s["simulated_cycles"]
                 error = (s["cycles"] - real) / real if real else 0.0
                 rows.append(f"{s['name'][:32]:32} {s['cycles']:12,.0f} {real:12,.0f} {error:7.1%}")
-        return "\n".join(rows) if len(rows) > 1 else ""
+        rows = rows if len(rows) > 1 else []
+        if rows and (host := [s["op"] for s in self.mapping()["steps"] if s.get("host")]):
+            rows += ["", f"on the host: {', '.join(dict.fromkeys(host))}"]
+        segments = [s for s in self.mapping().get("fused", {}).get("segments", ()) if isinstance(s, dict)]
+        if segments:
+            rows += ["", f"{'fused segment':44} {'cycles':>11} {'predicted':>11} {'alone':>11} "
+                     f"{'KB of DRAM':>11} {'predicted':>11} {'alone':>11}"]  # fmt: skip
+        for s in segments:
+            what = [s[which][i] / (1, 8e3)[i] for i in (0, 1) for which in ("together", "predicted", "alone")]
+            rows.append(f"{s['way'][:44]:44} " + " ".join(f"{x:11,.0f}" for x in what) + f"  {s['why']}".rstrip())
+        return "\n".join(rows)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """mapping.json, a table of layers as CSV, and the mappings in Timeloop's form."""

@@ -14,6 +14,7 @@ from ...ir.dims import symbols
 from ...ir.graph import Graph, Node
 from ...ir.target import Cost, node_cost
 from .cache import cached_search
+from .deploy import runs
 from .machine import Machine
 from .plan import Plan, plan
 from .resolve import fitted, hierarchy_of, rates_of, units_of
@@ -69,11 +70,15 @@ def machine_named(name: str) -> Machine:
 @functools.lru_cache(maxsize=8)
 def planned(graph: Graph, options: AcceleratorOptions) -> Plan:
     """The plan of a graph. Building and costing ask for the same one: it is kept."""
+    from .deploy import inlined
+    from .grouped import works_of_groups
+
     machine = machine_named(options.machine)
     notes: dict[str, int] = {}
     floats = 64 if any(m.w[0] not in "iu" for m in machine.modes) else max(max(m.bits) for m in machine.modes)
-    works = [_fitted(w, machine, options.bits, notes) for w in work_of(graph, options.bits or floats)]
     hierarchy = hierarchy_of(machine)
+    every = works_of_groups(inlined(graph), hierarchy, options.bits or floats) or work_of(graph, options.bits or floats)
+    works = [_fitted(w, machine, options.bits, notes) for w in every]
 
     made = plan(
         works,
@@ -85,7 +90,7 @@ def planned(graph: Graph, options: AcceleratorOptions) -> Plan:
     free = sorted({n for v in graph.inputs for n in symbols(v.type.shape)})
     sizes = (f"{', '.join(free)} taken as 1: `freeze{{{free[0]}=…}}` maps for other sizes",) if free else ()
     told = sizes + tuple(f"{n} of {len(works)} steps {note}" for note, n in notes.items())
-    if options.fuse:
+    if options.fuse and not runs(graph):  # what has a program is fused when that is made: deploy.py
         fused = _fused(graph, machine, hierarchy, options, options.bits or floats)
         told += (_gain(fused),)
         made = replace(made, fused=fused)

@@ -33,6 +33,7 @@ UNITS = {
     "nn.layer_norm": "sqrt",
     "nn.lrn": "exp",
     "quant.table": "lut",
+    "quant.isqrt": "sqrt",
     "approx.poly": "poly",
 }
 """The unit that does an op's hardest operation; every other op is the ALU's."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.types import NM, Block, Csr, Float, Tensor
 from .layer import Layer
 from .vector import Vector, bits_of, extents, tensor_bits, vector_of
+
+if TYPE_CHECKING:
+    from .pieces import Pieces
 
 __all__ = ["Work", "work_of", "works_of_node"]
 
@@ -45,6 +48,8 @@ class Work:
     layer: Layer | None
     vectors: tuple[Vector, ...] = ()
     outputs: int = 0  # elements that are written
+    pieces: Pieces | None = None  # of work on rows: `grouped.py`
+    host: bool = False  # done by the host, before, between and after programs
 
 
 def work_of(graph: Graph, floats: int = 64) -> list[Work]:

@@ -25,6 +25,9 @@ def accelerator(data: Mapping[str, Any]) -> str:
         parts.append(section("Roofline", _roofline(data, mapped)))
         parts.append(section("Energy by memory and operand", _energy(data, mapped)))
     parts.append(section("Where the cycles go", _cycles(data)))
+    segments = [s for s in data.get("fused", {}).get("segments", ()) if isinstance(s, dict)]
+    if segments:
+        parts.append(section("Fused segments", _segments(segments)))
     if data.get("what_if"):
         parts.append(section("What if", _what_if(data["what_if"])))
     return "".join(parts)
@@ -182,6 +185,17 @@ def _unrolled(step: Mapping[str, Any]) -> str:
     m = step["mapping"]
     sides = [" ".join(f"{d}{f}" for d, f in m[side].items()) or "-" for side in ("rows", "cols")]
     return code(f"{m['dataflow']} {sides[0]} / {sides[1]}")
+
+
+def _segments(segments: Sequence[Mapping[str, Any]]) -> str:
+    """Segments of the fused plan: cycles and DRAM on the event simulator, by the plan, and of the layers one by one."""
+    cells = []
+    for s in segments:
+        numbers = [f"{s[which][0]:,.0f}" for which in ("together", "predicted", "alone")]
+        numbers += [f"{s[which][1] / 8e3:,.1f}" for which in ("together", "predicted", "alone")]
+        cells.append((code(s["way"]), *numbers, escape(s["why"] and f"one by one: {s['why']}")))
+    heads = ("segment", "cycles", "predicted", "one by one", "KB of DRAM", "predicted", "one by one", "")
+    return table(heads, cells, right=(1, 2, 3, 4, 5, 6))
 
 
 def _what_if(rows: Sequence[Mapping[str, Any]]) -> str:

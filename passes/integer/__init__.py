@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import Affine, Float, Int, Tensor
 from ..definition import Context, define_pass
+from ..options import option
 from ..rebuild import Rebuild, array_of
+from .accuracy import Bound, function_bound, layer_norm_bound, softmax_bound
 from .convert import RULES, elementwise
-from .emit import Encoding, codes_of, reals_of
-from .values import Code, Fixed, Function, Problem, Real, code, fixed, plain_encoding, storage
+from .emit import ENTRIES, Encoding, codes_of, function_range, reals_of
+from .norms import softmax_of_floats
+from .values import Code, Fixed, Function, Moved, Problem, Real, code, fixed, plain_encoding, storage
+from .whole import WHOLE, entered, summed
 
 __all__ = ["integer"]
 
@@ -20,8 +25,13 @@ NAMED = 12
 _CASTS = {"const", "quant.quantize", "quant.dequantize", "quant.store", "quant.load"}
 
 
-@define_pass("integer", contract="lossy")
-def integer(graph: Graph, context: Context) -> Graph:
+@dataclass(frozen=True)
+class Integer:
+    whole: bool = option(False, "softmax and layer norm of sums too, which transformers otherwise keep in floats")
+
+
+@define_pass("integer", contract="lossy", options=Integer)
+def integer(graph: Graph, options: Integer, context: Context) -> Graph:
     """Compute with the stored integers what is computed between `dequantize` and `quantize`.
 
     Convolutions and products of codes are sums in int32, to which the bias is added as an integer; additions, clamps
@@ -61,7 +71,7 @@ def integer(graph: Graph, context: Context) -> Graph:
     """
     if not any(_encodes(node) for node in graph.nodes):
         return graph
-    return _Walk(graph, context).run()
+    return _Walk(graph, context, options.whole).run()
 
 
 def _encodes(node: Node) -> bool:
@@ -75,15 +85,17 @@ def _encodes(node: Node) -> bool:
 class _Walk:
     """`reals` has what stands for float values of the old graph, `codes` for the encoded ones."""
 
-    def __init__(self, graph: Graph, context: Context) -> None:
-        self.graph, self.context = graph, context
+    def __init__(self, graph: Graph, context: Context, whole: bool = False) -> None:
+        self.graph, self.context, self.whole = graph, context, whole
         self.to = Rebuild(graph)
         self.editor = self.to.editor
         self.reals: dict[Value, Real] = {}
         self.codes: dict[Value, Code] = {}
         self.outputs = set(graph.outputs)
+        self.users = graph.uses()
         self.casts = _clamping(graph)
         self.kept: list[str] = []
+        self.bounds: dict[str, list[Bound]] = {}
         self.done = 0
 
     def run(self) -> Graph:
@@ -93,6 +105,9 @@ class _Walk:
             more = f" and {len(self.kept) - NAMED} more" if len(self.kept) > NAMED else ""
             text += f"; float stay {', '.join(self.kept[:NAMED])}{more}"
         self.context.note(text)
+        for name, bounds in self.bounds.items():
+            worst = max(bounds, key=lambda b: b.abs + b.rel)
+            self.context.note(f"{len(bounds)} {name}: each within {worst} of the exact one before it is rounded")
         return made
 
     def _step(self, node: Node) -> None:
@@ -100,10 +115,21 @@ class _Walk:
             for v in node.inputs:
                 self._need(v)
             self.to.keep(node)
+            self._enter(node)
             return
         for v in node.outputs:
             if v in self.outputs:
                 self._need(v)
+
+    def _enter(self, node: Node) -> None:
+        """Floats that begin a stream of integers."""
+        made = self.to.now.get(node.outputs[0]) if self.whole and len(node.outputs) == 1 else None
+        if made is not None:
+            given = [None if v is None else self.reals.get(v) for v in node.inputs]
+            normed = any(n.op.name == "nn.layer_norm" for n, _ in self.users.get(node.output, ()))
+            real = summed(self.editor, node, made) if normed else entered(self.editor, node, made, given)
+            if real is not None:
+                self.reals[node.output] = real
 
     def _need(self, v: Value | None) -> None:
         """Have the value itself in the new graph, whatever stands for it."""
@@ -113,7 +139,7 @@ class _Walk:
             self.to.now[v] = self._encoded(v)
         else:
             real = self.reals[v]
-            if isinstance(real, Function):  # nobody wants its codes: as it was
+            if isinstance(real, (Function, Moved)):  # nobody wants its codes: as it was
                 assert v.node is not None
                 for operand in v.node.inputs:
                     self._need(operand)
@@ -151,23 +177,60 @@ class _Walk:
         if len(node.outputs) != 1 or all(x is None or isinstance(x, Fixed) for x in given):
             if given and given[0] is not None and name == "shape.transpose":  # a weight that lies the other way
                 return self._ruled(node, given) and False
+            if self._weighted(node):
+                return True
             self._note(node, "")
             return False
-        return self._ruled(node, given)
+        return self._ruled(node, given) or self._weighted(node)
 
     def _ruled(self, node: Node, given: list[Real | None]) -> bool:
         why = ""
         try:
-            for rule in (*RULES.get(node.op.name, ()), elementwise):
+            more = (
+                [WHOLE[node.op.name]]
+                if self.whole and node.op.name in WHOLE and node.output not in self.outputs
+                else []
+            )
+            for rule in (*RULES.get(node.op.name, ()), *more, elementwise):
                 found = rule(self.editor, node, given)
                 if found is not None:
                     self.reals[node.output] = found
                     self.done += not isinstance(found, Fixed)
+                    self._bounded(node, given[0])
                     return True
         except Problem as e:
             why = f" ({e})"
         self._note(node, why)
         return False
+
+    def _bounded(self, node: Node, x: Real | None) -> None:
+        """Keep how far the integer form of a node may be from the exact one."""
+        count = node.output.type.shape[node.attr("axis")] if node.op.name in ("nn.softmax", "nn.layer_norm") else None
+        if not isinstance(count, int) or (node.op.name == "nn.layer_norm" and not isinstance(x, Code)):
+            return
+        bound = softmax_bound(count, isinstance(x, Code))
+        if node.op.name == "nn.layer_norm":
+            scale = self.reals[node.inputs[1]]  # type: ignore[index]
+            assert isinstance(scale, Fixed)
+            bound = layer_norm_bound(count, scale.reals)
+        self.bounds.setdefault(node.op.name, []).append(bound)
+
+    def _weighted(self, node: Node) -> bool:
+        """A softmax of floats whose result only becomes codes: in integers, but for the differences it starts with."""
+        users = self.users.get(node.output, ()) if node.op.name == "nn.softmax" else ()
+        if not users or any(n.op.name != "quant.quantize" for n, _ in users) or node.output in self.outputs:
+            return False
+        (x,) = node.inputs
+        self._need(x)
+        source = self.to.now[x]
+        assert source is not None
+        found = softmax_of_floats(self.editor, node, source) if source.type.elem is Float("f32") else None  # type: ignore[union-attr]
+        if found is None:
+            return False
+        self.reals[node.output] = found
+        self.done += 1
+        self._bounded(node, None)
+        return True
 
     def _note(self, node: Node, why: str) -> None:
         if node.op.name in _CASTS or node in self.casts or (node.op.has("structural") and not why):
@@ -189,6 +252,10 @@ class _Walk:
         if real is not None:
             assert not isinstance(real, Fixed)
             made = codes_of(self.editor, real, want)
+            if made is not None and isinstance(real, Function):
+                span = function_range(real, want)
+                assert span is not None
+                self.bounds.setdefault("functions of sums", []).append(function_bound(real.of, *span, ENTRIES))
         if made is None:
             made = self._rounded(x, elem, want)
         self.codes[node.output] = made

@@ -19,7 +19,7 @@ from .emit import unary
 from .norms import layer_norm, softmax
 from .products import conv, matmul
 from .sums import add, average, divide, is_constant, multiply
-from .values import Code, Fixed, Function, Joined, Mapped, Real, Sums, Total
+from .values import Code, Fixed, Function, Joined, Mapped, Moved, Real, Sums, Total
 
 __all__ = ["RULES", "elementwise"]
 
@@ -58,14 +58,21 @@ def _clamp(x: Real | None, low: float, high: float) -> Real | None:
 
 def moved(editor: Editor, node: Node, given: list[Real | None]) -> Real | None:
     """What does not compute does the same with codes."""
-    x = given[0]
+    x, *others = given
     if isinstance(x, Fixed):
         return _moved_constant(node, x)
-    if not isinstance(x, Code) or any(not isinstance(v, Fixed) for v in given[1:] if v is not None):
+    rest = [v for v in others if isinstance(v, Fixed)]
+    if x is None or len(rest) < len([v for v in others if v is not None]):
         return None
-    rest = [None if v is None else editor.constant(v.reals) for v in given[1:] if isinstance(v, Fixed)]
-    made = editor.apply(node.op, [x.raw, *rest], node.attrs, loc=node.loc)
-    return Code(made.output, x.scale, x.zero, x.low, x.high)
+
+    def move(value: Value) -> Value:
+        return editor.apply(
+            node.op, [value, *(editor.constant(v.reals) for v in rest)], node.attrs, loc=node.loc
+        ).output
+
+    if isinstance(x, Code):
+        return Code(move(x.raw), x.scale, x.zero, x.low, x.high)
+    return Moved(x, move) if node.op.has("structural") else None
 
 
 def _moved_constant(node: Node, x: Fixed) -> Real | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from ...ir.graph import Value, attributes
 from ...ir.interpret import run_node
 from ...ir.ops.quant_integer import fixed_point, rescaled
 from ...ir.types import Affine, Float, Int, Tensor
-from .values import LIMIT, Code, Function, Joined, Live, Mapped, Sums, Total, storage
+from .values import LIMIT, Code, Function, Joined, Live, Mapped, Moved, Sums, Total, storage
 
-__all__ = ["Encoding", "centred", "codes_of", "reals_of", "unary"]
+__all__ = ["Encoding", "centred", "codes_of", "reals_of", "span_of", "unary"]
 
 F32, I32 = Float("f32"), Int("i32")
 HEADROOM = 1 << 30
@@ -60,6 +60,9 @@ def codes_of(editor: Editor, real: Live, want: Encoding) -> Code | None:
             return None
         made = editor.emit("shape.concat", *[p.raw for p in known], axis=real.axis)
         return Code(made, want.scale, want.zero, min(p.low for p in known), max(p.high for p in known))
+    if isinstance(real, Moved):
+        code = codes_of(editor, real.source, want)
+        return None if code is None else replace(code, raw=real.move(code.raw))
     if isinstance(real, Sums):
         return _requantized(editor, real, want)
     if isinstance(real, Total):
@@ -163,6 +166,8 @@ def _span(real: Code | Sums | Total) -> float:
     return most
 
 
+span_of = _span
+
 ENTRIES = 1 << 12
 """Of the table of a function of sums: an error of a sixteenth of a step where the function is no steeper than 1."""
 
@@ -172,15 +177,10 @@ def _function(editor: Editor, real: Function, want: Encoding) -> Code | None:
 
     The table spans what is between the sums for which the result no longer changes, at either end.
     """
-    span = _span(real.source)
-    if not math.isfinite(span) or span == 0:
+    found = function_range(real, want)
+    if found is None:
         return None
-    low, high = max(-span, real.source.low), min(span, real.source.high)
-    x = np.linspace(low, high, 1 << 16)
-    codes = _rounded(real.of(x.astype(np.float32)), want)
-    left, right = np.flatnonzero(codes != codes[0]), np.flatnonzero(codes != codes[-1])
-    if left.size and right.size:
-        low, high = x[max(int(left[0]) - 1, 0)], x[min(int(right[-1]) + 1, len(x) - 1)]
+    low, high = found
     step = (high - low) / (ENTRIES - 1)
     first = -ENTRIES // 2
     fine = Encoding(step, first - round(low / step), first, first + ENTRIES - 1, Int("i16"))
@@ -191,6 +191,20 @@ def _function(editor: Editor, real: Function, want: Encoding) -> Code | None:
     table = _rounded(real.of(((raws - fine.zero) * step).astype(np.float32)), want)
     made = editor.emit("quant.table", index.raw, editor.constant(table.astype(want.to.dtype)), first=first)
     return Code(made, want.scale, want.zero, int(table.min()), int(table.max()))
+
+
+def function_range(real: Function, want: Encoding) -> tuple[float, float] | None:
+    """The sums between which a function of them still changes its code."""
+    span = _span(real.source)
+    if not math.isfinite(span) or span == 0:
+        return None
+    low, high = max(-span, real.source.low), min(span, real.source.high)
+    x = np.linspace(low, high, 1 << 16)
+    codes = _rounded(real.of(x.astype(np.float32)), want)
+    left, right = np.flatnonzero(codes != codes[0]), np.flatnonzero(codes != codes[-1])
+    if left.size and right.size:
+        low, high = x[max(int(left[0]) - 1, 0)], x[min(int(right[-1]) + 1, len(x) - 1)]
+    return low, high
 
 
 def _rounded(values: Any, want: Encoding) -> Any:
@@ -241,7 +255,7 @@ def centred(editor: Editor, code: Code) -> Value:
 
 def reals_of(editor: Editor, real: Live) -> Value:
     """The f32 numbers that a representation stands for."""
-    assert not isinstance(real, Function), "it is computed by the ops that it is made of"
+    assert not isinstance(real, (Function, Moved)), "it is computed by the ops that it is made of"
     if isinstance(real, Joined):
         return editor.emit("shape.concat", *[reals_of(editor, part) for part in real.parts], axis=real.axis)
     if isinstance(real, Code):
@@ -249,6 +263,9 @@ def reals_of(editor: Editor, real: Live) -> Value:
         elem = Affine(raw.type.elem, F32, real.scale, real.zero)  # type: ignore[union-attr, arg-type]
         return editor.emit("quant.dequantize", editor.emit("quant.load", raw, to=elem), to=F32)
     if isinstance(real, Mapped):
+        scale = _proportional(real)
+        if scale is not None:
+            return reals_of(editor, replace(real.code, scale=scale))
         return editor.emit("quant.table", real.code.raw, editor.constant(np.asarray(real.values, np.float32)))
     if isinstance(real, Sums):
         value = editor.emit("math.cast", raw_of(editor, real), to=F32)
@@ -260,6 +277,18 @@ def reals_of(editor: Editor, real: Live) -> Value:
     if real.high < math.inf:
         value = editor.emit("math.minimum", value, editor.constant(np.float32(real.high)))
     return value
+
+
+def _proportional(real: Mapped) -> float | None:
+    """The scale of which the values are multiples, to two units in the last place: a product is faster than a table."""
+    first, last = real.code.raw.type.elem.range  # type: ignore[union-attr]
+    steps = np.arange(first - real.code.zero, last - real.code.zero + 1).astype(np.float64)
+    far = int(np.argmax(np.abs(steps)))
+    scale = float(np.float32(real.values[far] / steps[far]))
+    if not math.isfinite(scale) or scale <= 0:
+        return None
+    close = np.abs(real.values - steps * scale) <= np.abs(steps * scale) * 2.0**-22
+    return scale if np.all(close) else None
 
 
 def _along(sums: Sums, value: Value) -> Any:

@@ -57,8 +57,8 @@ def matmul(editor: Editor, node: Node, given: list[Real | None]) -> Real | None:
         y, made = w, x
 
         def product(integers: Any) -> Value:
-            assert integers is None
-            return editor.emit("quant.matmul", made.raw, y.raw, a_zero=made.zero, b_zero=y.zero)
+            extra = [] if integers is None else [editor.constant(integers)]  # one for each column
+            return editor.emit("quant.matmul", made.raw, y.raw, *extra, a_zero=made.zero, b_zero=y.zero)
 
         return Sums(product, x.scale * w.scale, depth * x.span * w.span)
     weight, scale = _weight(w, -1)

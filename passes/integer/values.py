@@ -8,6 +8,7 @@
 | `Mapped` | values[raw] | any function of one code | `quant.table` |
 | `Function` | function(sum) | any function of one sum | a finer code, and `quant.table` |
 | `Joined` | one beside the other | concatenation | the codes of each part |
+| `Moved` | another in another order | reshape, transpose, slice | the same with its codes |
 | `Fixed` | a constant, with its codes if it has them | weights, biases | |
 
 Nothing is emitted for them until somebody wants codes, or, where a node stays float, the real numbers.
@@ -33,6 +34,7 @@ __all__ = [
     "Joined",
     "Live",
     "Mapped",
+    "Moved",
     "Problem",
     "Real",
     "Sums",
@@ -142,8 +144,16 @@ class Function:
 class Joined:
     """The parts one after the other along `axis`."""
 
-    parts: tuple[Code | Sums | Total | Mapped | Function | Joined, ...]
+    parts: tuple[Code | Sums | Total | Mapped | Function | Joined | Moved, ...]
     axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """move(source): ops that do not compute, such as a transpose, given one operand."""
+
+    source: Sums | Total | Mapped | Function | Joined | Moved
+    move: Callable[[Value], Value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +166,7 @@ class Fixed:
     axis: int | None = None
 
 
-Live: TypeAlias = Code | Sums | Total | Mapped | Function | Joined
+Live: TypeAlias = Code | Sums | Total | Mapped | Function | Joined | Moved
 Real: TypeAlias = Live | Fixed
 
 

@@ -6,6 +6,7 @@ partial sums. Activations lie channels last. Layers meet at a `sync`; what is in
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,52 +17,29 @@ import numpy as np
 from ....ir.diagnostics import error
 from ....ir.graph import Node, Value
 from ..formats import DENSE, Format, size_of
+from ..fusion.bands import Rows
 from ..hierarchy import Hierarchy
-from ..isa.instructions import LINE, Instruction, Queue
+from ..isa.instructions import LINE, Queue
 from ..layer import Layer
 from ..mapping import Mapping
 from ..workload import layer_of
 from .contraction import Activation, Buffers, Contraction, Packed, Residual, emit, sizes
+from .fused import Fusion, Segment, chosen, emit_segment, lifetimes
 from .groups import PRODUCTS, Group, Stage, channel_axis
+from .pieces import Piece, Program, Told, counts
+from .product import emit_product, prepare_product, product_layer
+from .rows import emit_rows, prepare_rows
+from .rowwise import constant
+from .segment import rows_layer
 from .stream import Writer
-from .tensors import ALIGNED, Tensor, Tensors, input_of, int_of, shape_of
+from .tensors import ALIGNED, Tensors, input_of, int_of, shape_of
 from .vector import Pool, Requantization, Room, Sum, Table, emit_pool, emit_sum, emit_table
-from .weights import packed_weights
+from .weights import packed_weights, places_of
 
-__all__ = ["Map", "Piece", "Program", "program_of"]
+__all__ = ["Fusion", "Map", "Piece", "Program", "name_of", "program_of"]
 
 TABLES = 2  # the stream of tables
 SPARE = 4 * LINE  # bytes that a memory has beside its capacity: buffers start at lines
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A layer of the program: instructions `start[q]` to `stop[q]` of each queue."""
-
-    name: str
-    op: str
-    layer: Layer | None
-    mapping: Mapping | None
-    start: dict[Queue, int]
-    stop: dict[Queue, int]
-
-
-@dataclass(frozen=True)
-class Program:
-    """What runs: instructions by queue, the constants at the start of DRAM, and the sizes of both memories in bytes.
-
-    `tensors` bytes of DRAM hold activations, `least` is what lives at the worst moment: no packing needs less.
-    """
-
-    queues: dict[Queue, list[Instruction]]
-    constants: bytes
-    dram: int
-    local: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    pieces: tuple[Piece, ...] = ()
-    tensors: int = 0
-    least: int = 0
 
 
 Map = Callable[[Layer], Mapping]
@@ -74,14 +52,20 @@ def program_of(
     machine: Hierarchy,
     find: Map,
     form: Format = DENSE,
+    fusion: Fusion | None = None,
 ) -> Program:
     """Emit a stage. `inputs` come from the host, `outputs` go to it; `find` gives the mapping of a layer.
 
-    Weights of 8 bits are stored in `form` where that is smaller.
+    Weights of 8 bits are stored in `form` where that is smaller. With `fusion` the segments that it plans run together.
 
     Raises IG0585 where a layer does not fit in the machine's local memory.
     """
-    return _Network(stage, inputs, outputs, machine, find, form).program()
+    network = Network(stage, inputs, outputs, machine, find, form)
+    network.look()
+    if fusion is not None:
+        network.segments, network.told = chosen(network, fusion)
+        network.tensors.place(*lifetimes(network))
+    return network.program()
 
 
 @dataclass
@@ -96,7 +80,7 @@ class _Constants:
         return at
 
 
-class _Network:
+class Network:
     def __init__(self, stage: Stage, inputs: Any, outputs: Any, machine: Hierarchy, find: Map, form: Format) -> None:
         self.groups, self.inputs, self.outputs = stage.groups, inputs, outputs
         self.tensors = Tensors(stage.groups, inputs, outputs)
@@ -105,23 +89,42 @@ class _Network:
         self.layers: dict[Group, Layer] = {}
         self.mappings: dict[Group, Mapping] = {}
         self.weights: dict[Group, Any] = {}
+        self.raw: dict[Group, tuple[Any, Any]] = {}  # weights [G, K, C, R, S] and bias of a product
+        self.segments: dict[Group, Segment] = {}  # by their first group
+        self.told: tuple[Told, ...] = ()
         self.spill = 0
 
+    def look(self) -> None:
+        """The layers, and their mappings one by one."""
+        for group in self.groups:
+            if group.kind == "product":
+                self.layers[group] = product_layer(group)
+                self.mappings[group] = self.find(self.layers[group])
+            if group.kind in PRODUCTS:
+                self.layers[group], *raw = self._layer(group)
+                self.raw[group] = (raw[0], raw[1])
+                self.mappings[group] = self.find(self.layers[group])
+
     def program(self) -> Program:
+        for segment in self.segments.values():
+            self.mappings.update(zip(segment.groups, segment.together.mappings, strict=True))
         for group in self.groups:
             self._prepare(group)
         shift = -(-len(self.constants.data) // ALIGNED) * ALIGNED
         self.partial = self.tensors.after(shift)
-        self.regions, self.local = self._local()
-        writer, pieces = Writer(), []
+        self.regions, self.local = self.memories()
+        writer, pieces, inside = Writer(), list[Piece](), set[Group]()
         for group in self.groups:
-            start = {q: len(writer.queues[q]) for q in Queue}
-            if not self._emit(group, writer):
-                continue
-            writer.sync()
-            stop = {q: len(writer.queues[q]) for q in Queue}
-            name = _name(group.nodes[0], group.output)
-            pieces.append(Piece(name, group.kind, self.layers.get(group), self.mappings.get(group), start, stop))
+            if group in self.segments:
+                number = [*self.segments].index(group)
+                emit_segment(self, self.segments[group], writer, pieces, number)
+                inside.update(self.segments[group].groups)
+            elif group not in inside:
+                start = counts(writer)
+                if self.emit(group, writer):
+                    writer.sync()
+                    layer, mapping = self.layers.get(group), self.mappings.get(group)
+                    pieces.append(Piece(self.name(group), group.kind, layer, mapping, start, counts(writer)))
         return Program(
             queues=writer.finished(),
             constants=bytes(self.constants.data),
@@ -132,12 +135,32 @@ class _Network:
             pieces=tuple(pieces),
             tensors=self.tensors.placement.peak,
             least=self.tensors.placement.lower_bound,
+            segments=self.told,
         )
+
+    def dry(self) -> Network:
+        """The same with nothing packed: for programs that are only to be timed."""
+        found = copy.copy(self)
+        found.weights, found.segments, found.spill, found.partial = {}, {}, 0, 0
+        return found
+
+    def prepare_dry(self, group: Group, mapping: Mapping) -> None:
+        """Sizes of what `_prepare` would pack."""
+        weights, layer = self.raw[group][0], self.layers[group]
+        tiles = {d: t[0] for d, t in mapping.tiles.items()}
+        length = 16 * shape_of(group.output)[channel_axis(group.output)]
+        self.weights[group] = (0, (places_of(weights.shape, tiles, layer.bits[0]), DENSE), 0, length)
+
+    def name(self, group: Group) -> str:
+        return name_of(group)
 
     # --- layers -------------------------------------------------------------------------------------------------------
 
     def _prepare(self, group: Group) -> None:
         """The mapping of a product, its weights and tables among the constants."""
+        if group.kind in ("product", "rows"):
+            self.weights[group] = (prepare_product if group.kind == "product" else prepare_rows)(self, group)
+            return
         requantize = group.node("quant.requantize")
         if group.kind == "quant.table":
             table = _array(group.nodes[0].inputs[1]).astype(np.int64) & 0xFF
@@ -148,8 +171,8 @@ class _Network:
         table[:, 1], table[:, 2] = _array(requantize.inputs[1]), _array(requantize.inputs[2])
         packed: tuple[int, Any] = (0, None)
         if group.kind in PRODUCTS:
-            layer, weights, table[:, 0] = self._layer(group)
-            mapping = self.find(layer)
+            layer, mapping = self.layers[group], self.mappings[group]
+            weights, table[:, 0] = self.raw[group]
             tiles = {d: t[0] for d, t in mapping.tiles.items()}
             form = self._form(weights, layer)
             try:
@@ -157,7 +180,6 @@ class _Network:
             except ValueError:  # a tile cuts groups of N:M so that one has too many
                 form = DENSE
                 data, places = packed_weights(weights, tiles, layer.bits[0])
-            self.layers[group], self.mappings[group] = layer, mapping
             packed = (self.constants.add(data), (places, form))
         self.weights[group] = (*packed, self.constants.add(table.tobytes()), table.nbytes)
 
@@ -187,21 +209,24 @@ class _Network:
             return _bits(found, node), weights.T[None, :, :, None, None], bias
         raise AssertionError(group.kind)
 
-    def _local(self) -> tuple[dict[str, Any], int]:
-        """Local memory: the stores of the first tier one after the other, then the table of the layer at work."""
+    def memories(self) -> tuple[dict[str, Any], int]:
+        """Local memory: the stores of the first tier one after the other, then the tables of the layers at work."""
+        alone = [g for g in self.mappings if not any(g in s.groups for s in self.segments.values())]
         regions: dict[str, Any] = {}
         at = 0
         for store in self.machine.tiers[0]:
             size = math.inf if math.isinf(store.capacity) else int(store.capacity // 8) // LINE * LINE
-            needed = max((self._needed(g, store) for g in self.mappings), default=0)
+            needed = max((self._needed(g, store) for g in alone), default=0)
             if needed > size + SPARE:
                 raise error("IG0585", f"tiles of {needed} bytes do not fit in `{store.name}`, which has {size}")
-            size = max(size, needed)
+            size = max([size, needed, *(s.together.peak[store.name] for s in self.segments.values())])
             room = needed if math.isinf(size) else int(size)
             room = max(room, 1 << 16) if math.isinf(size) else room
             regions[store.name] = Room(at, room)
             at += room
-        regions["table"] = Room(at, max((w[3] for w in self.weights.values() if len(w) == 4), default=0))
+        tables = [w[3] for w in self.weights.values() if len(w) == 4]
+        tables += [sum(self.weights[g][3] for g in s.groups) for s in self.segments.values()]
+        regions["table"] = Room(at, max(tables, default=0))
         at += max(regions["table"].size, 256)
         return regions, at
 
@@ -216,7 +241,10 @@ class _Network:
         return sum(store.copies * found[x] for x in self._held(store))
 
     def _sizes(self, group: Group) -> dict[str, int]:
-        layer, mapping = self.layers[group], self.mappings[group]
+        return self.sizes(self.layers[group], self.mappings[group])
+
+    def sizes(self, layer: Layer, mapping: Mapping) -> dict[str, int]:
+        """Bytes of the tiles of a mapping, by operand."""
         tiles = {d: t[0] for d, t in mapping.tiles.items()}
         rough = Contraction(layer, tiles, mapping.orders[0], _NOWHERE, Packed(0), _NOWHERE, 0, 0, 0,
                             weight_bits=layer.bits[0])  # fmt: skip
@@ -224,14 +252,20 @@ class _Network:
 
     # --- emission -----------------------------------------------------------------------------------------------------
 
-    def _emit(self, group: Group, to: Writer) -> bool:
+    def emit(self, group: Group, to: Writer) -> bool:
         """Write a group's layer; False for one that is only a name."""
-        if group.kind == "shape.reshape":
+        if group.kind in ("shape.reshape", "name"):
             return False
+        if group.kind == "product":
+            emit_product(self, group, to)
+            return True
+        if group.kind == "rows":
+            emit_rows(self, group, to, self._room())
+            return True
         if group.kind == "shape.concat":
             return self._concat(group, to)
         if group in self.layers:
-            self._contraction(group, to)
+            self.contraction(group, to)
             return True
         room = self._room()
         node = group.nodes[0]
@@ -267,7 +301,7 @@ class _Network:
             emit_pool(Pool(self.tensors.activation(x), self.tensors.activation(group.output), c, axes), room, to)
             return
         _, _, table, length = self.weights[group]
-        how = Requantization(self._table(table, length, to), *_clamp(requantize))
+        how = Requantization(self.table(table, length, to), *_clamp(requantize))
         output = self.tensors.activation(group.output, requantize.attr("zero"))
         emit_pool(Pool(self.tensors.activation(x, zero), output, c, axes, how), room, to)
 
@@ -316,13 +350,23 @@ class _Network:
             at += view.shape[0]
         return copied
 
-    def _contraction(self, group: Group, to: Writer) -> None:
-        layer, mapping = self.layers[group], self.mappings[group]
+    def contraction(
+        self,
+        group: Group,
+        to: Writer,
+        mapping: Mapping | None = None,
+        buffers: dict[str, Buffers] | None = None,
+        line: int | None = None,
+        rows: Rows | None = None,
+        **near: Any,
+    ) -> None:
+        """A product: all of it from and to DRAM, or some rows of it in a segment. `line`: of its table, if loaded."""
+        layer, mapping = self.layers[group], mapping or self.mappings[group]
         weights, (places, form), table, length = self.weights[group]
         node = group.sums
         requantize, add = group.node("quant.requantize"), group.node("quant.add")
         assert requantize is not None
-        line = self._table(table, length, to)
+        line = self.table(table, length, to) if line is None else line
         e = layer.extent
         zero = node.attr("a_zero" if node.op.name == "quant.matmul" else "zero") or 0
         source = self.tensors.activation(input_of(group.nodes[0]), zero)
@@ -333,13 +377,10 @@ class _Network:
         signed = int_of(requantize.output).signed
         output = Activation(output.base, output.strides, signed, output.zero)
         low, high = _clamp(requantize)
-        buffers = {}
-        size = self._sizes(group)
-        for store in self.machine.tiers[0]:
-            at = self.regions[store.name].base
-            for x in self._held(store):
-                buffers[x] = Buffers(at, store.copies, size[x])
-                at += store.copies * size[x]
+        if rows is not None:  # the output begins with the first of them
+            output = Activation(output.base + rows[0] * output.strides[3], output.strides, signed, output.zero)
+            layer = rows_layer(layer, rows)
+        buffers = self.buffers(group) if buffers is None else buffers
         tiles = {d: t[0] for d, t in mapping.tiles.items()}
         contraction = Contraction(
             layer,
@@ -354,13 +395,25 @@ class _Network:
             partial=self.partial,
             residual=self._residual(group, requantize, add) if add is not None else None,
             weight_bits=layer.bits[0],
+            row=rows[0] if rows is not None else 0,
+            **near,
         )
         visits = math.prod(-(-e[d] // tiles[d]) for d in ("N", "G", "K", "P", "Q"))
         if any(tiles[d] < e[d] for d in ("C", "R", "S")):
             self.spill = max(self.spill, visits * buffers["O"].size)
         emit(contraction, buffers, places, to)
 
-    def _table(self, dram: int, length: int, to: Writer) -> int:
+    def buffers(self, group: Group) -> dict[str, Buffers]:
+        """Where the tiles of a layer by itself lie."""
+        found, size = dict[str, Buffers](), self._sizes(group)
+        for store in self.machine.tiers[0]:
+            at = self.regions[store.name].base
+            for x in self._held(store):
+                found[x] = Buffers(at, store.copies, size[x])
+                at += store.copies * size[x]
+        return found
+
+    def table(self, dram: int, length: int, to: Writer) -> int:
         """Load a table of requantisation; its local line."""
         local = self.regions["table"].base
         to.emit("loadc", Queue.LOAD, stream=TABLES, dram=dram, local=local, count=length, packed=length)
@@ -398,8 +451,18 @@ def _grouped(a: Activation, channels: int) -> Activation:
     return Activation(a.base, (n, channels, c, h, w), a.signed, a.zero)
 
 
-def _name(node: Node, result: Value) -> str:
+def name_of(group: Group) -> str:
     """What the plan calls the layer, too."""
+    if group.kind == "rows":  # several ops: by the first of them that has a name
+        named = [n for n in group.nodes if (n.loc is not None and n.loc.sources) or n.output.name]
+        name = _name(named[0], named[0].output) if named else group.nodes[0].op.name
+        return f"{name}.{group.nodes[0].op.name.partition('.')[2]}" if len(group.nodes) == 1 else name
+    name = _name(group.nodes[0], group.output)
+    moving = group.kind == "product" and not constant(group.sums.inputs[1])
+    return f"{name}.product" if moving else name  # it is where its sums are asked for, by a softmax maybe
+
+
+def _name(node: Node, result: Value) -> str:
     return node.loc.sources[0] if node.loc is not None and node.loc.sources else result.name or node.op.name
 
 

@@ -12,13 +12,40 @@ from .contraction import ENTRY, Activation
 from .stream import Writer
 from .tiles import coordinates_of, runs
 
-__all__ = ["KINDS", "POOLS", "Pool", "Requantization", "Room", "Sum", "Table", "emit_pool", "emit_sum", "emit_table"]
+__all__ = [
+    "CODES",
+    "KINDS",
+    "Flight",
+    "POOLS",
+    "ROWS",
+    "Pool",
+    "Requantization",
+    "Room",
+    "Sum",
+    "Table",
+    "emit_pool",
+    "emit_sum",
+    "emit_table",
+]
 
 LOAD, COMPUTE, STORE = Queue.LOAD, Queue.COMPUTE, Queue.STORE
 A, B, OUT = 1, 3, 2  # streams
-KINDS = {"add": 0}
+KINDS = {
+    op: i
+    for i, op in enumerate(
+        (
+            *("quant.add", "math.add", "math.sub", "math.mul", "math.div", "math.maximum", "math.minimum"),
+            *("math.shift_right", "math.cast", "quant.isqrt", "quant.requantize"),
+        )
+    )
+}
 POOLS = {"max": 0, "sum": 1}
-"""The numbers of what `vec` and `red` do."""
+ROWS = {op: i for i, op in enumerate(("math.reduce_sum", "math.reduce_max", "math.reduce_min"))}
+"""The numbers of what `vec`, `red` and `row` do, by the op that they compute."""
+CODES = dict.fromkeys(
+    ("a_type", "b_type", "output_type", "a_repeat", "a_period", "b_repeat", "b_period", "entries", "first"), 0
+)
+"""Registers of vector work on codes of 8 bits, element by element."""
 LONGEST = 1 << 15
 """Bytes of a piece that one instruction moves."""
 
@@ -93,18 +120,19 @@ def emit_sum(s: Sum, room: Room, to: Writer) -> None:
         shift=s.shift,
         a_zero=s.a.zero,
         b_zero=s.b.zero,
+        **CODES,
     )
 
     def work(buffers: Sequence[int], count: int) -> None:
         a, b, out = (x // LINE for x in buffers)
-        to.emit("vec", COMPUTE, a=a, b=b, output=out, count=count, kind=KINDS["add"])
+        to.emit("vec", COMPUTE, a=a, b=b, output=out, count=count, kind=KINDS["quant.add"])
 
     _pieces([s.a, s.b], s.output, s.count, room, to, work)
 
 
 def emit_table(t: Table, room: Room, to: Writer) -> None:
     """The table is in local memory already."""
-    to.set(COMPUTE, input_signed=int(t.input.signed))
+    to.set(COMPUTE, input_signed=int(t.input.signed), **CODES)
 
     def work(buffers: Sequence[int], count: int) -> None:
         to.emit("lut", COMPUTE, input=buffers[0] // LINE, output=buffers[1] // LINE, table=t.table, count=count)
@@ -126,7 +154,7 @@ def _pieces(
     if size < LINE:
         raise error("IG0585", f"a local memory of {room.size} bytes is too small for elementwise work")
     to.set(STORE, row2=0, pixel2=0, local_row2=0, local_pixel2=0, base2=output.base)
-    flight = _Flight(to)
+    flight = Flight(to)
     for number, at in enumerate(range(0, count, size)):
         n = min(size, count - at)
         buffers = [room.base + (2 * i + number % 2) * size for i in range(parts)]
@@ -140,7 +168,7 @@ def _pieces(
         flight.done()
 
 
-class _Flight:
+class Flight:
     """Tokens of pieces that are loaded, worked on and stored in turn, with two buffers of each."""
 
     def __init__(self, to: Writer) -> None:
@@ -178,7 +206,7 @@ def emit_pool(pool: Pool, room: Room, to: Writer) -> None:
     to.set(STORE, base2=pool.output.base, row2=pool.output.strides[3], pixel2=pool.output.strides[4])
     if sums is not None:
         to.set(STORE, bits=8, zero=pool.output.zero, low=sums.low, high=sums.high)
-    flight, number = _Flight(to), 0
+    flight, number = Flight(to), 0
     for c in range(0, pool.channels, channels):
         cn = min(channels, pool.channels - c)
         for p0 in range(0, p, rows):

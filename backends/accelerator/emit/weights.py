@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from ..formats import DENSE, Format
 from ..isa.compression import compress
 from .tiles import Span
 
-__all__ = ["Places", "pack", "packed_weights"]
+__all__ = ["Places", "pack", "packed_weights", "places_of"]
+
+DIMS = ("G", "K", "C", "R", "S")
 
 Places = Mapping[tuple[Span, ...], tuple[int, int, int]]
 """Of each tile, by its spans of (G, K, C, R, S): where it starts, its bytes as stored, its bytes in local memory."""
@@ -25,13 +29,8 @@ def packed_weights(
     Returns the bytes, and of each tile by the spans of (G, K, C, R, S) where it starts, its bytes as stored, in the
     format `form`, and its bytes in local memory.
     """
-    dims = ("G", "K", "C", "R", "S")
-    spans = [
-        [(i, min(tiles[d], n - i)) for i in range(0, n, tiles[d])] for d, n in zip(dims, weights.shape, strict=True)
-    ]
     out, places, at = [], {}, 0
-    for index in np.ndindex(*[len(s) for s in spans]):
-        tile = tuple(spans[i][j] for i, j in enumerate(index))
+    for tile in _tiles(weights.shape, tiles):
         part = weights[tuple(slice(first, first + n) for first, n in tile)].transpose(0, 1, 3, 4, 2)
         codes = pack(part.reshape(-1), bits)
         data = compress(codes, form)
@@ -39,6 +38,24 @@ def packed_weights(
         out.append(data)
         at += len(data)
     return b"".join(out), places
+
+
+def places_of(
+    shape: Sequence[int], tiles: Mapping[str, int], bits: int
+) -> dict[tuple[Span, ...], tuple[int, int, int]]:
+    """The places that `packed_weights` gives the tiles of dense weights of that shape."""
+    places, at = {}, 0
+    for tile in _tiles(shape, tiles):
+        size = -(-math.prod(n for _, n in tile) * bits // 8)
+        places[tile] = (at, size, size)
+        at += size
+    return places
+
+
+def _tiles(shape: Sequence[int], tiles: Mapping[str, int]) -> Iterator[tuple[Span, ...]]:
+    """The spans of (G, K, C, R, S) of every tile, in the order in which they are stored."""
+    spans = [[(i, min(tiles[d], n - i)) for i in range(0, n, tiles[d])] for d, n in zip(DIMS, shape, strict=True)]
+    return itertools.product(*spans)
 
 
 def pack(values: Any, bits: int) -> bytes:

@@ -19,9 +19,11 @@ from ..mapper import search
 from ..mapping import Mapping
 from ..plan import Units
 from .candidate import Candidate
+from .coarse import coarser
 from .fronts import ORIGIN, Front, Point, best, hull, joined
 from .partial import Find, Partials
 from .segments import Segments
+from .stay import staying
 from .steps import Step
 
 __all__ = ["FusedCertificate", "FusedPlan", "Segment", "fuse"]
@@ -136,6 +138,7 @@ def fuse(
         price = _price(unfused)
         state.price((1.0, price))
         fused = _settled(state, objective, state.best(objective, longest))
+    fused = tuple(_coarse(s, state.segments) for s in fused)
     partials, tally = state.segments.partials, state.segments.tally
     certificate = FusedCertificate(
         objective,
@@ -274,6 +277,20 @@ def _segment(of: Segments, candidate: Candidate, choices: tuple[tuple[Mapping, C
         bits += ((choice[1].outer_bits if choice is not None else 0.0) + part.read + part.written) * times
     names = tuple(of.steps[i].work.name for i in candidate.steps)
     return Segment(names, candidate, choices, energy, cycles, bits)
+
+
+def _coarse(segment: Segment, of: Segments) -> Segment:
+    """The segment with mappings of fewer steps, where that costs nothing: alone, layers keep those that were found."""
+    parts = of.parts(segment.candidate)
+    if not segment.fused or parts is None:
+        return segment
+    found: list[tuple[Mapping, Cost] | None] = []
+    for part, choice in zip(parts, segment.mappings, strict=True):
+        if choice is not None and part.layer is not None:
+            machine = staying(of.machine, part.stay, part.reserved)
+            choice = coarser(part.layer, machine, of.partials.rates(part.layer), *choice)
+        found.append(choice)
+    return _segment(of, segment.candidate, tuple(found))
 
 
 def _score(segments: Sequence[Segment], objective: str) -> float:

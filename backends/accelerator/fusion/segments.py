@@ -22,6 +22,7 @@ from typing import Any
 
 from ..hierarchy import Hierarchy, Store
 from ..plan import Units, vector_cost
+from .bands import bands_of, rings_of
 from .candidate import Candidate, Part, Tally
 from .fronts import Front, Point, hull, joined, useful
 from .partial import Partials
@@ -44,6 +45,7 @@ class Segments:
         self.home = home_of(machine, "I")
         self.weights = home_of(machine, "W")
         self.tally = Tally()
+        self._found: dict[Any, tuple[list[int], dict[int, tuple[int, int]]]] = {}
         self.last = [0] * len(steps)  # the last step that reads each result
         for i, s in enumerate(steps):
             for r in s.reads:
@@ -179,12 +181,14 @@ class Segments:
         for i in candidate.resident:
             assert self.weights is not None
             always[self.weights.name] += self._weight_bits(i, a) / cut.chunks
-        sizes = {}
+        sizes, grown = {}, {}
         home = self.home.name if self.home is not None else ""
         for t in on_chip:
             made, kept = (self._bits(t, n, cut) for n in tensors[t])
-            sizes[t] = made
-            always[home] += kept - made  # the halo stays from stripe to stripe
+            sizes[t], grown[t] = made, made
+            if cut.cached:  # a ring, as long as the segment runs
+                always[home] += kept
+                sizes[t] = 0.0
         found = []
         for i in range(a, b):
             step = self.steps[i]
@@ -192,7 +196,7 @@ class Segments:
             for t in on_chip:
                 reads = [j for j in range(a, b) if any(r.tensor == t for r in self.steps[j].reads)]
                 if (t if t >= a else reads[0]) <= i <= reads[-1]:
-                    reserved[home] += sizes[t] * (self._grown(step) if t == i else 1.0)
+                    reserved[home] += sizes[t] + (grown[t] * (self._grown(step) - 1.0) if t == i else 0.0)
             if any(bits > self.machine.store(name).capacity for name, bits in reserved.items()):
                 return None
             found.append(self._part(i, a, b, candidate, rows[i - a], on_chip, reserved))
@@ -224,8 +228,16 @@ class Segments:
         return Part(step, layer, frozenset(stay), reserved, share, *outside, near * share, chip_written, copied)
 
     def _rows(self, candidate: Candidate) -> tuple[list[int], dict[int, tuple[int, int]]]:
-        a, b = candidate.steps.start, candidate.steps.stop
-        return rows_of(self.steps[a:b], a, candidate.stripes, {i for i in range(a, b) if self.last[i] >= b})
+        a, b, cut = candidate.steps.start, candidate.steps.stop, candidate.stripes
+        key = (a, b, cut)
+        if key not in self._found:
+            leaving = {i for i in range(a, b) if self.last[i] >= b}
+            rows, tensors = rows_of(self.steps[a:b], a, cut, leaving)
+            if cut.cached:
+                rings = rings_of(bands_of(self.steps[a:b], a, cut, leaving), set(tensors), cached=True)
+                tensors = {t: (made, max(kept, rings[t])) for t, (made, kept) in tensors.items()}
+            self._found[key] = rows, tensors
+        return self._found[key]
 
     def _bits(self, t: int, rows: int, cut: Stripes) -> float:
         """Bits of so many rows of a tensor, for the images and groups of a stripe."""

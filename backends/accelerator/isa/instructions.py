@@ -1,7 +1,7 @@
-"""The instruction set: fourteen instructions of sixteen bytes, over three queues that each run in order.
+"""The instruction set: fifteen instructions of sixteen bytes, over three queues that each run in order.
 
     load     DRAM to local memory            cfg sync loop end | load loadc
-    compute  local memory to local memory    cfg sync loop end | gemm conv dwconv vec lut red
+    compute  local memory to local memory    cfg sync loop end | gemm conv dwconv vec lut red row
     store    local memory to DRAM            cfg sync loop end | store req
 
 The queues run ahead of each other and agree by tokens: an instruction may wait for one token of either neighbour before
@@ -24,7 +24,19 @@ from typing import Any
 
 from ....ir.diagnostics import error
 
-__all__ = ["BYTES", "LINE", "OPCODES", "REGISTERS", "Field", "Instruction", "Opcode", "Queue", "decode", "encode"]
+__all__ = [
+    "BYTES",
+    "LINE",
+    "OPCODES",
+    "REGISTERS",
+    "TYPES",
+    "Field",
+    "Instruction",
+    "Opcode",
+    "Queue",
+    "decode",
+    "encode",
+]
 
 BYTES = 16
 """Bytes of an instruction."""
@@ -84,11 +96,12 @@ _ROWS = (
     ("gemm", "compute", "input:22 weights:22 sums:22 m:17 n:14 k:14 more:1", "sums[m, n] (+)= input[m, k] w[n, k]"),
     ("conv", "compute", "input:22 weights:22 sums:22 k:13 c:13 p:12 q:12 more:1", "sums[p, q, k] (+)= windows . w"),
     ("dwconv", "compute", "input:22 weights:22 sums:22 c:13 p:12 q:12 more:1", "the same, channel by channel"),
-    ("vec", "compute", "a:22 b:22 output:22 count:26 kind:4", "elementwise: a sum of two scales"),
+    ("vec", "compute", "a:22 b:22 output:22 count:26 kind:4", "elementwise, b repeated: sums, quotients, roots, casts"),
     ("lut", "compute", "input:22 output:22 table:22 count:26", "output = table[input]"),
     ("red", "compute", "input:22 output:22 p:14 q:14 c:14 kind:4", "over windows: pools"),
     ("store", "store", "stream:2 dram:36 local:25 rows:14 columns:14 bytes:16", "`load` the other way"),
     ("req", "store", "stream:2 dram:36 local:25 rows:14 columns:14 count:14 residual:1", "`store` of requantised sums"),
+    ("row", "compute", "input:22 output:22 rows:20 length:14 kind:4", "over rows of any integers: sums, maxima"),
 )
 
 _QUEUES = {"any": None, "load": Queue.LOAD, "compute": Queue.COMPUTE, "store": Queue.STORE}
@@ -113,6 +126,9 @@ def _opcodes() -> dict[str, Opcode]:
 OPCODES: dict[str, Opcode] = _opcodes()
 _BY_NUMBER = {o.number: o for o in OPCODES.values()}
 
+TYPES = ("", "i8", "u8", "i16", "u16", "i32", "u32", "i64")
+"""The integers that vector instructions compute with, by the number in a register; 0 is a code of 8 bits."""
+
 REGISTERS: dict[Queue, tuple[str, ...]] = {
     # of each of four streams: the bytes from row to row and from pixel to pixel in DRAM and in local memory, where it
     # starts in DRAM, and how its bytes are compressed (formats.py)
@@ -128,6 +144,11 @@ REGISTERS: dict[Queue, tuple[str, ...]] = {
         *("input_bits", "input_signed", "input_zero", "weight_bits", "weight_signed", "weight_zero"),
         *("output_zero", "low", "high"),
         *("a_multiplier", "b_multiplier", "shift", "a_zero", "b_zero"),
+        "skip",  # bytes from the line of an input to its first channel
+        "spaced",  # 1: each row and column of the image has a place in the ring, whether a tap touches it or not
+        # types of operands and results of `vec`, `lut` and `row` (TYPES), 0 for codes of 8 bits with the signs above;
+        # element i of an operand is its (i / repeat) mod period, 0 for i itself; a table's length and first number
+        *("a_type", "b_type", "output_type", "a_repeat", "a_period", "b_repeat", "b_period", "entries", "first"),
     ),
     Queue.STORE: (
         *(f"{n}{i}" for i in range(4) for n in ("base", "row", "pixel", "local_row", "local_pixel")),
@@ -144,6 +165,9 @@ REGISTERS: dict[Queue, tuple[str, ...]] = {
             "add_low",
             "add_high",
         ),
+        # 1: what a stream is stored to, or the residual, lies in local memory, as do base and steps from row to row
+        *(f"near{i}" for i in range(4)),
+        "residual_near",
     ),
 }
 """Registers that `cfg` writes, by queue; the field `register` counts them."""

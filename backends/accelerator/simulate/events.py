@@ -14,10 +14,13 @@ from typing import Any
 
 from ....ir.diagnostics import error
 from ..emit.network import Program
+from ..emit.vector import KINDS
 from ..hierarchy import Dataflow, Hierarchy, Rates
 from ..isa.instructions import Instruction, Queue
 from ..layer import DIMS, OPERANDS, Layer
 from ..mapping import Mapping as LayerMapping
+from ..plan import Units
+from ..vector import PASSES, UNITS
 from .inner import Inside, array_of, cycles_of_tile
 from .queues import Core
 
@@ -36,11 +39,13 @@ class Bar:
 
 @dataclass
 class Outcome:
-    """Cycles in all; busy cycles of the array and of DRAM; accesses by (memory, operand, read | write); the bars."""
+    """Cycles in all; busy cycles of the array and of DRAM, and bits that DRAM moves; accesses by (memory, operand,
+    read | write); the bars."""
 
     cycles: float = 0.0
     array: float = 0.0
     dram: float = 0.0
+    outer_bits: float = 0.0
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     bars: list[Bar] = field(default_factory=list)
 
@@ -52,9 +57,10 @@ def simulate_layer(
     machine: Hierarchy,
     rates: Rates,
     flow: Dataflow | None,
-    lanes: float = 16.0,
+    lanes: float | Units = 16.0,
 ) -> Outcome:
-    """Run the program of one layer; without a mapping it is vector work, of `lanes` operations a cycle.
+    """Run the program of one layer; without a mapping it is vector work, of `lanes` operations a cycle (or as `Units`
+    say for each function).
 
     Raises IG0584 when its queues wait for each other.
     """
@@ -62,7 +68,7 @@ def simulate_layer(
 
 
 def simulate_program(
-    program: Program, machine: Hierarchy, rates: Callable[[Layer], Rates], lanes: float = 16.0
+    program: Program, machine: Hierarchy, rates: Callable[[Layer], Rates], lanes: float | Units = 16.0
 ) -> list[Outcome]:
     """Each layer of a program by itself, as they meet at syncs; registers keep what they have from one to the next."""
     found = []
@@ -97,6 +103,7 @@ def chrome_trace(program: Program, outcomes: Sequence[Outcome]) -> dict[str, Any
     return {"traceEvents": events, "displayTimeUnit": "ns"}
 
 
+_KINDS = {n: op for op, n in KINDS.items()}
 _EXTENTS = {
     "conv": {"K": "k", "C": "c", "P": "p", "Q": "q"},
     "dwconv": {"G": "c", "P": "p", "Q": "q"},
@@ -114,10 +121,12 @@ class _Events:
         machine: Hierarchy,
         rates: Rates,
         flow: Dataflow | None,
-        lanes: float,
+        lanes: float | Units,
     ) -> None:
         self.cores = {q: Core(q, program.get(q, ())) for q in Queue}
-        self.layer, self.machine, self.rates, self.lanes = layer, machine, rates, lanes
+        self.layer, self.machine, self.rates = layer, machine, rates
+        self.units = lanes if isinstance(lanes, Units) else Units((lanes, 0.0))
+        self.lanes = self.units.alu[0]
         self.fill = flow.fill if flow is not None else 0
         self.inside = None if layer is None or mapping is None else Inside(array_of(layer, mapping, machine))
         self.first = {x: self._home(x) for x in OPERANDS}
@@ -157,7 +166,7 @@ class _Events:
                 if not self.tokens[sender, q]:
                     return None
                 start = max(start, self.tokens[sender, q][0])
-        moves = one.op in ("load", "loadc", "store", "req")
+        moves = one.op in ("load", "loadc", "store", "req") and self._far(one) != (False, False)
         # equal times are equal: no last bit of a sum decides who goes first
         return round(max(start, self.port) if moves else start, 6), round(start, 6)
 
@@ -170,12 +179,13 @@ class _Events:
         core.control(one)
         stop = start
         if one.op in ("load", "loadc", "store", "req"):
-            moved = self._move(one)
-            self.port = start + moved
-            self.out.dram += moved
-            stop = start + max(moved, self._along(one))
-        elif one.op in ("vec", "lut", "red"):
-            stop = start + self._vector(one) / self.lanes
+            moved, inside = self._moved(one)
+            if moved:
+                self.port = start + moved
+                self.out.dram += moved
+            stop = start + max(moved, inside, self._along(one))
+        elif one.op in ("vec", "lut", "red", "row"):
+            stop = start + self._vector(one)
             self.out.array += stop - start
         elif one.op in _EXTENTS:
             stop = start + self._work(one)
@@ -188,34 +198,77 @@ class _Events:
         if one.send_following:
             self.tokens[q, q.following].append(stop)
 
-    def _move(self, one: Instruction) -> float:
-        """Cycles that a transfer keeps the port busy."""
-        s, outer, bits = one["stream"], self.machine.outer.name, self.rates.bits
-        counts, acc = self.out.counts, self.rates.accumulator
-        if one.op == "req":
-            n = one["rows"] * one["columns"] * one["count"]
-            counts[outer, "O", "write"] += n
-            self._first("O", "read", n, acc)
-            extra = n * 8 / self.machine.outer.reading if one["residual"] else 0.0  # what is added comes from DRAM
-            return n * bits["O"] / self.machine.outer.writing + extra
+    def _far(self, one: Instruction) -> tuple[bool, bool]:
+        """Whether a transfer's other side is DRAM, and whether its residual lies there."""
+        if one.op not in ("store", "req"):
+            return True, False
+        r = self.cores[Queue.STORE].registers
+        return not r[f"near{one['stream']}"], bool(one.op == "req" and one["residual"] and not r["residual_near"])
+
+    def _moved(self, one: Instruction) -> tuple[float, float]:
+        """Cycles that a transfer keeps the port busy, and those it takes in local memory."""
+        if one.op in ("load", "loadc"):
+            return self._loaded(one), 0.0
+        far, far_residual = self._far(one)
+        counts, home, s = self.out.counts, self.first["I"], one["stream"]
+        if one.op == "store" and s == 1:  # what stays is stored besides
+            n, bits = one["rows"] * one["columns"] * one["bytes"], self.rates.bits["O"]
+            self._local(home, "read", n, bits)
+            counts[self.machine.outer.name, "O", "write"] += n
+            return self._port(n * bits, writes=True), 0.0
+        acc = self.rates.accumulator
+        if one.op == "store" and s == 2:  # results of vector work
+            n = one["rows"] * one["columns"] * one["bytes"]
+            counts[self.machine.outer.name, "O", "write"] += n
+            return self._port(8 * n, writes=True), 0.0
         if one.op == "store":
             n = one["rows"] * one["columns"] * one["bytes"] // 4
-            counts[outer, "O", "write"] += n
+            counts[self.machine.outer.name, "O", "write"] += n
             self._first("O", "read", n, acc)
-            return n * acc / self.machine.outer.writing
+            return self._port(n * acc, writes=True), 0.0
+        n, bits, port, inside = one["rows"] * one["columns"] * one["count"], self.rates.bits["O"], 0.0, 0.0
+        self._first("O", "read", n, acc)
+        if far:
+            counts[self.machine.outer.name, "O", "write"] += n
+            port += self._port(n * bits, writes=True)
+        else:
+            self._local(home, "write", n, bits)
+            inside += n * bits / self.machine.store(home).writing if home else 0.0
+        if far_residual:  # what is added comes from DRAM
+            port += self._port(n * 8)
+        elif one["residual"]:
+            self._local(home, "read", n, 8)
+            inside += n * 8 / self.machine.store(home).reading if home else 0.0
+        return port, inside
+
+    def _port(self, bits: float, *, writes: bool = False) -> float:
+        """Cycles of so many bits of DRAM."""
+        self.out.outer_bits += bits
+        return bits / (self.machine.outer.writing if writes else self.machine.outer.reading)
+
+    def _local(self, name: str, what: str, n: int, bits: float) -> None:
+        """Results that go to the memory where they stay, or come from it."""
+        if name:
+            self.out.counts[name, "O", what] += n
+            self.pending[name, what] = self.pending.get((name, what), 0.0) + n * bits
+
+    def _loaded(self, one: Instruction) -> float:
+        """Cycles of a load."""
+        s, outer, bits = one["stream"], self.machine.outer.name, self.rates.bits
+        counts, acc = self.out.counts, self.rates.accumulator
         if s == 3:  # partial sums come back
             n = one["count"] // 4
             counts[outer, "O", "read"] += n
             self._first("O", "write", n, acc)
-            return n * acc / self.machine.outer.reading
+            return self._port(n * acc)
         if s == 2:  # a table: no operand of the product
-            return one.fields.get("packed", 0) * 8 / self.machine.outer.reading
+            return self._port(one.fields.get("packed", 0) * 8)
         x = "WI"[s]
         stored = self.layer.bits[s] if self.layer is not None else 8
         n = one["count"] * 8 // stored if one.op == "loadc" else one["rows"] * one["columns"] * one["bytes"]
         counts[outer, x, "read"] += n
         self._first(x, "write", n, bits[x])
-        return n * bits[x] / self.machine.outer.reading
+        return self._port(n * bits[x])
 
     def _along(self, one: Instruction) -> float:
         """Cycles of the vector unit for sums on their way out: a product and a shift each, a residual's sum."""
@@ -223,12 +276,15 @@ class _Events:
             return 0.0
         return one["rows"] * one["columns"] * one["count"] * (2 + one["residual"]) / self.lanes
 
-    def _vector(self, one: Instruction) -> int:
-        """Operations of vector work: one an element, one an element of each window."""
-        if one.op != "red":
-            return one["count"]
-        r = self.cores[Queue.COMPUTE].registers
-        return one["p"] * one["q"] * one["c"] * r["kernel_h"] * r["kernel_w"]
+    def _vector(self, one: Instruction) -> float:
+        """Cycles of vector work: an operation an element, or more; one an element of each window or row."""
+        op = _KINDS.get(one["kind"], "") if one.op == "vec" else {"lut": "quant.table"}.get(one.op, "")
+        if one.op == "red":
+            r = self.cores[Queue.COMPUTE].registers
+            count = one["p"] * one["q"] * one["c"] * r["kernel_h"] * r["kernel_w"]
+        else:
+            count = one["rows"] * one["length"] if one.op == "row" else one["count"]
+        return count * PASSES.get(op, 1) / self.units.of(UNITS.get(op, "alu"))[0]
 
     def _first(self, x: str, what: str, n: int, bits: float) -> None:
         """Traffic of a memory of the first tier with DRAM."""

@@ -13,10 +13,11 @@ import numpy as np
 
 from ....ir.diagnostics import error
 from ....ir.ops.quant_integer import rescaled
-from ..emit.vector import KINDS, POOLS
+from ..emit.vector import POOLS
 from ..isa.compression import decompress, format_of
 from ..isa.instructions import LINE, Instruction, Queue
 from .queues import run
+from .vectors import elementwise, looked_up, over_rows
 
 __all__ = ["Memory", "simulate"]
 
@@ -79,15 +80,15 @@ class _Machine:
     def store(self, one: Instruction, r: Registers) -> None:
         start = r[f"base{one['stream']}"] + one["dram"]
         if one.op == "store":
-            target, source = self._pixels(one, r, start, one["bytes"])
+            target, source = self._pixels(one, r, start, one["bytes"], near=bool(r[f"near{one['stream']}"]))
             target[:] = source
             return
         self._requantize(one, r, start)
 
-    def _pixels(self, one: Instruction, r: Registers, start: int, count: int) -> tuple[Any, Any]:
-        """The same pixels in DRAM and in local memory."""
+    def _pixels(self, one: Instruction, r: Registers, start: int, count: int, *, near: bool = False) -> tuple[Any, Any]:
+        """The same pixels in DRAM (where they are `near`, elsewhere in local memory) and in local memory."""
         s, shape = one["stream"], (one["rows"], one["columns"], count)
-        far = self.dram.window(start, shape, (r[f"row{s}"], r[f"pixel{s}"], 1))
+        far = (self.local if near else self.dram).window(start, shape, (r[f"row{s}"], r[f"pixel{s}"], 1))
         return far, self.local.window(one["local"], shape, (r[f"local_row{s}"], r[f"local_pixel{s}"], 1))
 
     def _requantize(self, one: Instruction, r: Registers, start: int) -> None:
@@ -98,18 +99,24 @@ class _Machine:
         multiplier, shift = entries[:, 1], entries[:, 2]
         if np.any((shift < 1) | (shift > 62)) or np.any(multiplier < 0):
             raise error("IG0583", "a table of requantisation with shifts outside of 1 to 62 or negative multipliers")
-        _bits(r["bits"], 8)
+        _bits(r["bits"], 8, 16, 32)
+        width = r["bits"] // 8
+        if width > 1 and one["residual"]:
+            raise error("IG0583", f"a residual of {r['bits']} bits")
         y = rescaled(sums + entries[:, 0], multiplier, shift) + r["zero"]
         y = np.clip(y, r["low"], r["high"])
         if one["residual"]:
             if not 1 <= r["shift"] <= 62:
                 raise error("IG0583", f"a shift of {r['shift']}")
-            other = self.dram.window(r["residual"] + one["dram"], shape, (r[f"row{s}"], r[f"pixel{s}"], 1))
+            holder = self.local if r["residual_near"] else self.dram
+            other = holder.window(r["residual"] + one["dram"], shape, (r[f"row{s}"], r[f"pixel{s}"], 1))
             b = other.view(np.int8) if r["residual_signed"] else other
             left = (y - r["a_zero"]) * r["a_multiplier"] + (b.astype(np.int64) - r["b_zero"]) * r["b_multiplier"]
             y = np.clip(rescaled(left, 1, r["shift"]) + r["add_zero"], r["add_low"], r["add_high"])
-        target = self.dram.window(start, shape, (r[f"row{s}"], r[f"pixel{s}"], 1))
-        target[:] = (y & 0xFF).astype(np.uint8)
+        holder = self.local if r[f"near{s}"] else self.dram
+        kind = np.dtype(f"u{width}")
+        target = holder.window(start, shape, (r[f"row{s}"], r[f"pixel{s}"], width), kind)
+        target[:] = (y & (1 << r["bits"]) - 1).astype(kind)
 
     # --- arithmetic ---------------------------------------------------------------------------------------------------
 
@@ -135,7 +142,7 @@ class _Machine:
         n = r["images"]
         kernel = (r["kernel_h"], r["kernel_w"])
         self._counts(one, r, "images", "groups", "kernel_h", "kernel_w")
-        x = self._window(one["input"] * LINE, r, n, g * c, p, q).reshape(n, p, q, *kernel, g, c)
+        x = self._window(one["input"] * LINE + r["skip"], r, n, g * c, p, q).reshape(n, p, q, *kernel, g, c)
         _bits(r["weight_bits"], 8, 4, 2)
         count = g * k * kernel[0] * kernel[1] * c
         data = self.local.vector(one["weights"] * LINE, -(-count * r["weight_bits"] // 8))
@@ -148,24 +155,13 @@ class _Machine:
         sums[:] = sums + y if one["more"] else y
 
     def _vec(self, one: Instruction, r: Registers) -> None:
-        if one["kind"] != KINDS["add"]:
-            raise error("IG0583", f"`vec` has no kind {one['kind']}")
-        if not 1 <= r["shift"] <= 62:
-            raise error("IG0583", f"a shift of {r['shift']}")
-        a = self._codes(one["a"], one["count"], r["input_signed"])
-        b = self._codes(one["b"], one["count"], r["weight_signed"])
-        total = (a - r["a_zero"]) * r["a_multiplier"] + (b - r["b_zero"]) * r["b_multiplier"]
-        y = np.clip(rescaled(total, 1, r["shift"]) + r["output_zero"], r["low"], r["high"])
-        self.local.vector(one["output"] * LINE, one["count"])[:] = (y & 0xFF).astype(np.uint8)
-
-    def _codes(self, line: int, count: int, signed: int) -> Any:
-        found = self.local.vector(line * LINE, count)
-        return (found.view(np.int8) if signed else found).astype(np.int64)
+        elementwise(one, r, self.local)
 
     def _lut(self, one: Instruction, r: Registers) -> None:
-        table = self.local.vector(one["table"] * LINE, 256)
-        at = self._codes(one["input"], one["count"], r["input_signed"]) + (128 if r["input_signed"] else 0)
-        self.local.vector(one["output"] * LINE, one["count"])[:] = table[at]
+        looked_up(one, r, self.local)
+
+    def _row(self, one: Instruction, r: Registers) -> None:
+        over_rows(one, r, self.local)
 
     def _red(self, one: Instruction, r: Registers) -> None:
         if one["kind"] not in POOLS.values():
@@ -211,8 +207,11 @@ def _places(r: Registers, axis: str, outputs: int) -> tuple[Any, Any]:
     inside = (at >= 0) & (at < r[f"image_{axis}"])
     seen, rank = np.unique(at[inside], return_inverse=True)
     ring = r[f"ring_{axis}"]
-    if len(seen) > ring:
-        raise error("IG0583", f"a tile of {len(seen)} rows or columns in a ring of {ring}")
+    count = len(seen)
+    if r["spaced"] and count:
+        count, rank = int(seen[-1] - seen[0]) + 1, at[inside] - seen[0]
+    if count > ring:
+        raise error("IG0583", f"a tile of {count} rows or columns in a ring of {ring}")
     found = np.zeros(at.shape, np.int64)
     found[inside] = (rank + r[f"first_{axis}"]) % ring
     return found, inside

@@ -151,6 +151,38 @@ def summed(fronts: list[list[tuple[float, float]]]) -> list[tuple[float, float]]
     return total
 
 
+def rings(steps: list[Step], a: int, b: int, bands: int, ends: list[bool]) -> dict[int, int]:
+    """Rows of each tensor between the first that is still needed and the last that is there, at the worst moment."""
+    made: list[dict[int, int]] = []  # of each band the row before which all are there
+    read: list[dict[int, set[int]]] = []
+    for n in range(bands):
+        until, rows = dict(made[-1]) if made else {}, dict[int, set[int]]()
+        for i in reversed(range(a, b)):
+            layer = steps[i].layer
+            assert layer is not None
+            total, window, _, _, pad, image = layer.axis(0)
+            if i == b - 1 or ends[i] or steps[i].kept:
+                until[i] = max(until.get(i, 0), min((n + 1) * -(-total // bands), total))
+            until[i] = max([until.get(i, 0), *(r + 1 for r in rows.get(i, ()))])
+            new = range(made[-1].get(i, 0) if made else 0, until[i])
+            for r in steps[i].reads:
+                taps = {p + t - pad for p in new for t in range(window)} if r.role == "I" else set(new)
+                if r.tensor >= 0:
+                    rows.setdefault(r.tensor, set()).update(t for t in taps if 0 <= t < image)
+        for t in rows:
+            until[t] = max([until.get(t, 0), *(r + 1 for r in rows[t])])
+        made.append(until)
+        read.append(rows)
+    worst = {}
+    for t in {t for rows in read for t in rows}:
+        worst[t] = 1
+        for n in range(bands):
+            later = [r for rows in read[n:] for r in rows.get(t, ()) if r < made[n].get(t, 0)]
+            first = min([*later, made[n - 1].get(t, 0) if n else 0])
+            worst[t] = max(worst[t], made[n].get(t, 0) - first)
+    return worst
+
+
 def naive_segment(steps: list[Step], a: int, b: int, machine: Hierarchy) -> list[tuple[float, float]]:
     """All ways to run a chain of convolutions together, written down once more: heights by halving, weights that stay,
     halos made again or kept, an input that several read loaded once. Everything is in bits of 8-bit elements."""
@@ -191,14 +223,16 @@ def naive_segment(steps: list[Step], a: int, b: int, machine: Hierarchy) -> list
                 row = {i: steps[i].bits / (steps[i].layout or (0,) * 5)[3] for i in range(b)}
                 weight = [8.0 * x.words("W") for x in layers]
                 always = sum(w for w, s in zip(weight, stays, strict=True) if s)
-                always += sum((max(keep[t], make[t]) - make[t]) * row[t] for t in keep)
+                ring = rings(steps, a, b, bands, ends) if cached else dict.fromkeys(keep, 0)
+                keep = {t: max(keep[t], ring[t]) for t in keep}
+                always += sum(max(keep[t], make[t]) * row[t] for t in keep) if cached else 0.0
                 plans, fits_all = [], True
                 for i in range(a, b):
                     reserved = always
                     for t in keep:
                         inside = [j for j in readers[t] if a <= j < b]
                         if (t if t >= a else inside[0]) <= i <= inside[-1]:
-                            reserved += make[t] * row[t] * (2.0 if whole and t == i else 1.0)
+                            reserved += make[t] * row[t] * ((whole and t == i) + (not cached))
                     fits_all &= reserved <= spad.capacity
                     plans.append(reserved)
                 if not fits_all:
