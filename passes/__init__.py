@@ -29,14 +29,17 @@ PASSES: dict[str, str] = {
     "subpixel": ".subpixel",
     "integer": ".integer",
     "bitplanes": ".bitplanes",
+    "bf16": ".bf16",
     "fuse": ".fuse",
     "polynomial": ".polynomial",
+    "shrink": ".shrink",
     "finetune": ".finetune",
     "quantize": ".quantize.quantize",
     "equalize": ".quantize.equalize",
     "smooth": ".quantize.smooth",
     "rotate": ".quantize.rotate",
     "qat": ".quantize.qat",
+    "kv_cache": ".quantize.kv_cache",
 }
 
 

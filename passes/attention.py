@@ -9,7 +9,7 @@ from ..ir.graph import Node, Value
 from ..ir.shapes import normal_axis
 from ..ir.types import Float, Tensor
 
-__all__ = ["attention_group"]
+__all__ = ["attention_group", "moved"]
 
 F32 = Float("f32")
 LONGEST = 12  # nodes from a product to the softmax, or of the chain that brings an operand into its place
@@ -52,7 +52,7 @@ def attention_group(softmax: Node, users: Mapping[Value, Sequence[Node]], result
         return set()
     group = {softmax, second, *q_to_softmax}
     for value, reader in ((q, first), (k, first), (v, second)):
-        group.update(_moved(value, reader, alone))
+        group.update(moved(value, reader, alone))
     readers = users.get(second.output, [])
     if len(readers) == 1 and second.output not in results and readers[0].op.name == "shape.transpose":
         group.add(readers[0])
@@ -85,7 +85,7 @@ def _back_to_product(value: Value | None, reader: Node, alone: _Alone, room: int
     return []
 
 
-def _moved(value: Value | None, reader: Node, alone: _Alone) -> list[Node]:
+def moved(value: Value | None, reader: Node, alone: _Alone) -> list[Node]:
     """The chain of nodes that bring an operand into its place."""
     chain: list[Node] = []
     while len(chain) < LONGEST:

@@ -11,6 +11,7 @@ from ..ir.graph import Graph, Location, Node, Value, attributes
 from ..ir.types import Tensor
 from .attention import attention_group
 from .definition import define_pass
+from .integer_attention import integer_attention_group
 from .options import option
 from .rows import row_group
 
@@ -46,8 +47,9 @@ def fuse(graph: Graph, options: Fuse) -> Graph:
     A group grows along a value as long as nothing outside reads it, so each group has one result, and no path leaves
     a group and comes back: there are no cycles. It ends where the shape changes. A group that starts with a heavy op
     keeps its element type, unless that is a sum of integers. Other operands, constants among them, are operands of the
-    group. Attention in f32, two products with a softmax between them, is one group with its scale, its mask and the
-    transposes around it. So are reductions of the last axis with what is elementwise around them, such as RMS norm.
+    group. Attention, two products of f32 or of bytes with a softmax between them, is one group with its scale, its
+    mask and the transposes around it. So are reductions of the last axis with what is elementwise around them, such as
+    RMS norm.
 
     Before:
 
@@ -89,15 +91,15 @@ class _Groups:
 
     def find(self) -> list[list[Node]]:
         """The groups of two nodes or more, in the order of their first nodes."""
-        groups = []
+        groups: list[list[Node]] = []
+        for node in self.graph.nodes:  # before the reductions that it has in it are taken for work along rows
+            if node.op.name == "math.div":
+                self._take(integer_attention_group(node, self.users, self.results), groups)
         for node in self.graph.nodes:
             if node.op.name == "nn.softmax":
-                group = attention_group(node, self.users, self.results)
+                self._take(attention_group(node, self.users, self.results), groups)
             else:
-                group = row_group(node, self.users, self.results, self.position)
-            if group and len(group) <= self.limit and not group & self.taken:
-                self.taken.update(group)
-                groups.append(sorted(group, key=self.position.__getitem__))
+                self._take(row_group(node, self.users, self.results, self.position), groups)
         for node in self.graph.nodes:
             if node in self.taken or not _starts(node):
                 continue
@@ -106,6 +108,11 @@ class _Groups:
                 self.taken.update(members)
                 groups.append(members)
         return groups
+
+    def _take(self, group: set[Node], groups: list[list[Node]]) -> None:
+        if group and len(group) <= self.limit and not group & self.taken:
+            self.taken.update(group)
+            groups.append(sorted(group, key=self.position.__getitem__))
 
     def _grow(self, start: Node) -> list[Node]:
         """The longest chain from `start` that may end here: a heavy op wants its own element type back."""

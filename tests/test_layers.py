@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # face, is above them all.
 LAYERS_OF_IR = [
     {"diagnostics", "dims", "constants", "types"},
-    {"packing", "diagonals"},
+    {"packing", "diagonals", "convolutions"},
     {"graph"},
     {"shapes", "signature", "op", "ops"},
     {"edit", "verify", "interpret", "text", "weights", "target", "legality"},

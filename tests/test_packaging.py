@@ -54,12 +54,7 @@ def test_root_holds_no_other_module() -> None:
 
 def test_data_files_are_listed_and_exist() -> None:
     listed = {file for package, globs in DATA.items() for glob in globs for file in place(package).glob(glob)}
-    present = {
-        place(package) / name
-        for package, names in tree().items()
-        for name in names
-        if not name.endswith(".py")
-    }
+    present = {place(package) / name for package, names in tree().items() for name in names if not name.endswith(".py")}
     assert listed == present
     for package, globs in DATA.items():
         for glob in globs:
@@ -82,9 +77,7 @@ def loaded() -> dict[str, str]:
         "print(json.dumps({name: file for name, file in files.items() if file}))"
     )
     # From the root and without -P: where a top-level `import ir` would succeed.
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     files: dict[str, str] = json.loads(done.stdout)
     assert set(names) <= set(files)
@@ -106,9 +99,7 @@ def test_no_twin_modules(loaded: dict[str, str]) -> None:
 
 
 def test_pytest_makes_no_twin_of_the_root() -> None:
-    root = [
-        name for name, module in sys.modules.items() if getattr(module, "__file__", None) == intaglio.__file__
-    ]
+    root = [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == intaglio.__file__]
     assert root == ["intaglio"]
 
 

@@ -151,19 +151,21 @@ def _matmul(node: Node, unit: VectorUnit) -> Work:
 
 @work("nn.conv")
 def _conv(node: Node, unit: VectorUnit) -> Work:
-    """The best of direct and Winograd convolution."""
+    """The best of direct and Winograd convolution; the latter is f32, so that of bf16 it has half of the peak."""
     x, w, y = shape_of(node.inputs[0]), shape_of(node.inputs[1]), shape_of(node.output)
     operations, groups = node_cost(node).flops, node.attr("g") or 1
-    if len(x) != 4 or not _is_f32(node):
+    if len(x) != 4 or _element(node) not in ("f32", "bf16"):
         return Work(operations, GENERIC)
+    share = 0.5 if _element(node) == "bf16" and unit.bf16 else 1.0
     pixels, out = max(1, y[0] * y[2] * y[3]), max(1, w[0] // groups)
     if w[1] == 1 and groups == x[1]:
-        return Work(operations, DEPTHWISE)
+        return Work(operations, DEPTHWISE * share)
     direct = Work(operations, tile_efficiency(pixels, out, unit))
     strides, dilations = node.attr("strides") or (1, 1), node.attr("dilations") or (1, 1)
     if w[2:] != (3, 3) or groups != 1 or {*strides, *dilations} != {1} or min(w[:2]) < unit.lanes:
         return direct
-    return min((direct, *(_winograd(m, x, w, y, unit) for m in (2, 4))), key=_vectors)
+    found = [_winograd(m, x, w, y, unit) for m in (2, 4)]
+    return min((direct, *(replace(f, efficiency=f.efficiency * share) for f in found)), key=_vectors)
 
 
 def _winograd(m: int, x: Shape, w: Shape, y: Shape, unit: VectorUnit) -> Work:
@@ -237,10 +239,6 @@ def _element(node: Node) -> str:
     first = next((v for v in node.inputs if v is not None), None)
     name = "" if first is None else str(getattr(first.type, "elem", ""))
     return "i8" if name == "u8" else name
-
-
-def _is_f32(node: Node) -> bool:
-    return str(getattr(node.output.type, "elem", "")) == "f32"
 
 
 def node_work(node: Node, unit: VectorUnit) -> Work:

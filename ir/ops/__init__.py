@@ -10,11 +10,11 @@ from types import MappingProxyType, ModuleType
 
 from ..diagnostics import error
 from ..op import Op
-from . import approx, dyn, he, math, nn, quant, quant_integer, shape, tile
+from . import approx, dyn, he, math, nn, quant, quant_dynamic, quant_integer, shape, tile
 
 __all__ = ["OPS", "get"]
 
-DIALECTS: tuple[ModuleType, ...] = (math, nn, shape, quant, quant_integer, approx, dyn, tile, he)
+DIALECTS: tuple[ModuleType, ...] = (math, nn, shape, quant, quant_integer, quant_dynamic, approx, dyn, tile, he)
 
 
 def _table() -> dict[str, Op]:

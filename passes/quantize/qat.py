@@ -87,7 +87,7 @@ def qat(graph: Graph, options: Qat, context: Context) -> Graph:
     if not context.calibration:
         what = "`qat` trains on calibration data, and there are none"
         raise error("IG0430", what, hint="give inputs of the model, and `labels` if there are any")
-    check_calibration(graph, context.calibration)
+    context.notes += check_calibration(graph, context.calibration)
     _check(graph)
     start = Quantize(
         weights=options.weights, activations=options.activations, per=options.per, edges=options.edges,

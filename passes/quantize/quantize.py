@@ -18,6 +18,7 @@ from ..definition import Context, define_pass
 from .adaround import learned
 from .cache import key_of, recall, remember
 from .check import check_calibration
+from .dynamic import by_token
 from .mixed import allocate, sensitivities
 from .plan import Plan, make_plan
 from .settings import SIGNALS, Quantize, Weights
@@ -26,6 +27,8 @@ from .write import written
 
 __all__ = ["chosen_formats", "mcnemar", "quantize", "refuse_unknown", "tell"]
 
+GIVE = "give inputs of the model, --calibration FILE.npz; or activations=float; or, for transformers, dynamic=token"
+
 
 @define_pass("quantize", contract="lossy", options=Quantize)
 def quantize(graph: Graph, options: Quantize, context: Context) -> Graph:
@@ -33,8 +36,9 @@ def quantize(graph: Graph, options: Quantize, context: Context) -> Graph:
 
     Convolutions and products get weights in codes, with a scale per output channel; activations are rounded to codes
     where they are stored: at the network's boundaries, behind every bias and activation function, before sums. The
-    result is still computed in floats, between pairs of casts; `integer` makes integer kernels of them. Needs
-    calibration data unless only weights are quantised. The graph is canonicalised first.
+    result is still computed in floats, between pairs of casts; `integer` makes integer kernels of them. With
+    `dynamic=token` only products read codes, whose scales they find as they run, one for each token. Needs calibration
+    data for ranges that are fixed, and for methods that look at them. The graph is canonicalised first.
 
     Before:
 
@@ -60,12 +64,14 @@ def quantize(graph: Graph, options: Quantize, context: Context) -> Graph:
     if not plan.layers:
         context.note("no layer has constant weights: nothing is quantised")
         return graph
-    free = options.activations == "float" and options.method == "round" and options.average is None
+    tokens = options.dynamic == "token"
+    plan = by_token(plan) if tokens else plan
+    free = (options.activations == "float" or tokens) and options.method == "round" and options.average is None
     if not context.calibration and not free:
         what = f"`quantize` chooses {_what(options)} by calibration data, and there are none"
-        raise error("IG0430", what, hint="give inputs of the model, --calibration FILE.npz; or activations=float")
+        raise error("IG0430", what, hint=GIVE)
     if context.calibration:
-        check_calibration(graph, context.calibration)
+        context.notes += check_calibration(graph, context.calibration)
     key = key_of(graph, options, context.calibration) if options.cache and context.calibration else ""
     made = recall(key, context) if key else None
     if made is None:
@@ -86,11 +92,11 @@ def _decide(graph: Graph, plan: Plan, options: Quantize, context: Context) -> Gr
     tell(plan, options, found, context)
     if options.loss is not None and found.loss > options.loss:
         raise _too_lossy(graph, plan, options, formats, found, context)
-    return written(graph, plan, found)
+    return written(graph, plan, found, options if options.dynamic == "token" else None)
 
 
 def _what(options: Quantize) -> str:
-    if options.activations != "float":
+    if options.activations != "float" and options.dynamic != "token":
         return "ranges of activations"
     return "bits of layers" if options.average is not None else "roundings of weights"
 
@@ -166,7 +172,10 @@ def tell(plan: Plan, options: Quantize, found: Decisions, context: Context) -> N
     bits = sum(r.format.bits * r.codes.size for r in found.weights.values())
     size = sum(r.codes.size for r in found.weights.values())
     kinds = ", ".join(f"{n} {'layer' if n == 1 else 'layers'} in {_words(f)}" for f, n in counts.items())
-    context.note(f"{kinds}; {bits / max(size, 1):.2f} bits a weight; {len(found.points)} activations in codes")
+    coded = f"{len(found.points)} activations in codes"
+    if options.dynamic == "token":
+        coded = f"{len(plan.coded)} of {len(plan.layers)} layers read codes with a scale for each token"
+    context.note(f"{kinds}; {bits / max(size, 1):.2f} bits a weight; {coded}")
     told = [e for e in found.errors if math.isfinite(e.sqnr)]
     if told:
         context.note(SIGNALS + "; ".join(f"{e.layer} ({e.format}) {e.sqnr:.1f}" for e in told))

@@ -22,6 +22,9 @@ class Quantize:
     activations: Literal[8, 4, 2, "float"] = option(
         8, "bits of activations that products read, others have 8; float leaves them and quantises weights only"
     )
+    dynamic: Literal["none", "token"] = option(
+        "none", "token: products find a scale for each row of their activations at run time, from max |x|"
+    )
     method: Literal["round", "gptq", "adaround"] = option("round", "how weights are rounded")
     per: Literal["channel", "tensor", "group"] = option("channel", "what weights share a scale")
     group: int = option(32, "inputs that share a scale with per=group (products only; convolutions go by channel)")
@@ -42,6 +45,8 @@ class Quantize:
     samples: int = option(1024, "how many samples of the calibration data are used")
 
     def __post_init__(self) -> None:
+        if self.dynamic == "token":
+            self._check_dynamic()
         if self.group < 2:
             raise ValueError("a group has at least 2 members")
         if self.average is not None and not isinstance(self.weights, int):
@@ -50,3 +55,16 @@ class Quantize:
             raise ValueError("training takes at least one step")
         if self.samples < 1:
             raise ValueError("calibration takes at least one sample")
+
+    def _check_dynamic(self) -> None:
+        """What an int32 sum, rescaled by its row and its column, cannot say."""
+        if self.activations == "float":
+            raise ValueError("dynamic=token is about activations in codes, and activations=float has none")
+        if not (isinstance(self.weights, int) or self.weights == "ternary"):
+            raise ValueError(f"dynamic=token multiplies integers, and weights={self.weights} are none")
+        if self.per == "group":
+            raise ValueError("dynamic=token sums up in integers, which scales for groups of inputs would interrupt")
+        if not self.symmetric:
+            raise ValueError("dynamic=token takes weights without zero points")
+        if self.method == "adaround":
+            raise ValueError("method=adaround learns with fixed ranges of activations: take method=gptq")

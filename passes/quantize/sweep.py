@@ -19,6 +19,7 @@ from ...ir.dims import Dim, symbols
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpret import bind_symbols
 from ...ir.types import Affine
+from .dynamic import encoded_tokens, token_bits
 from .evaluate import columns, run
 from .formats import format_of
 from .gptq import Moments
@@ -170,7 +171,7 @@ class _Sweep:
     def _loss(self) -> float:
         noise = signal = 0.0
         for v in self.graph.outputs:
-            for a, b in zip(self.original[v], self.coded.get(v, self.raw[v]), strict=True):
+            for a, b in zip(self.original[v], self._told(v), strict=True):
                 wide = a.astype(np.float64)
                 noise, signal = noise + float(np.sum((wide - b) ** 2)), signal + float(np.sum(wide**2))
         return math.sqrt(noise / signal) if signal > 0 else math.sqrt(noise)
@@ -179,8 +180,12 @@ class _Sweep:
         v = self.graph.outputs[0]
         if not self.count or len(v.type.shape) != 2:
             return None
-        old, new = self.original[v], self.coded.get(v, self.raw[v])
+        old, new = self.original[v], self._told(v)
         return tuple(np.concatenate([a.argmax(1) for a in x]) for x in (old, new))  # type: ignore[return-value]
+
+    def _told(self, v: Value) -> Chunks:
+        """An output of the graph, which is read behind its casts if it has any."""
+        return self.coded[v] if v in self.found.points else self.raw[v]
 
     def _release(self, v: Value) -> None:
         for held in (self.original, self.raw, self.coded):
@@ -228,6 +233,10 @@ class _Sweep:
 
     def _point(self, v: Value) -> None:
         if self.options.activations == "float":
+            return
+        if self.options.dynamic == "token":
+            bits = token_bits(v, self.plan, self.options)
+            self.coded[v] = [encoded_tokens(chunk, bits) for chunk in self.raw[v]]
             return
         root = self.plan.root(v)
         if v in self.found.points:  # its parts have been encoded like that already

@@ -5,16 +5,22 @@ from __future__ import annotations
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import Tensor
 from ..rebuild import Rebuild
+from .dynamic import Tokens
 from .formats import F32
 from .plan import Plan, bias_of
+from .settings import Quantize
 from .sweep import Decisions
 
 __all__ = ["written"]
 
 
-def written(graph: Graph, plan: Plan, found: Decisions) -> Graph:
-    """Floats between `quantize` and `dequantize`: what reads a point as codes reads it behind a pair of casts."""
+def written(graph: Graph, plan: Plan, found: Decisions, dynamic: Quantize | None = None) -> Graph:
+    """Floats between `quantize` and `dequantize`: what reads a point as codes reads it behind a pair of casts.
+
+    With the options of `dynamic`, products of the plan that read codes are written as `Tokens` has it.
+    """
     to = Rebuild(graph)
+    tokens = Tokens(to, plan, dynamic) if dynamic is not None else None
     coded: dict[Value, Value] = {}
 
     def casts(v: Value) -> None:
@@ -27,6 +33,9 @@ def written(graph: Graph, plan: Plan, found: Decisions) -> Graph:
         casts(v)
 
     def step(to: Rebuild, node: Node) -> None:
+        if tokens is not None and (node, 0) in plan.coded and node in found.weights:
+            tokens.put(node, found.weights[node])
+            return
         held: dict[Value, Value | None] = {}
         for i, v in enumerate(node.inputs):
             if v is not None and (node, i) in plan.coded and v in coded:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,17 +30,19 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 TURN = 0.03  # seconds
 PAGE = ROOT / "docs" / "benchmarks.md"
+KERNELS = Path(__file__).with_name("bench_lowbit.py")
+SEVERAL_THREADS = ("resnet18", "resnet50", "minilm_l6")
 
 
 def main() -> int:
     args = _arguments()
     if (models := args.peers_venv / "models").is_dir():
         sys.path.append(str(models))  # packages of weights only
-    from .cpu_table import goals_table, memory_table, speed_table
+    from .cpu_table import NUMBERS, goals_table, memory_table, speed_table
     from .int8 import INT8
-    from .models import MODELS
+    from .models import BF16, MODELS
 
-    everything = (*MODELS, *INT8)
+    everything = (*MODELS, *BF16, *INT8)
     chosen = [m for m in everything if not args.models or any(part in m.name for part in args.models)]
     python = args.peers_venv / "bin" / "python"
     if not python.is_file():
@@ -48,7 +52,7 @@ def main() -> int:
     tables, versions, failed, single = [], {}, False, []
     for threads in args.threads:
         rows = []
-        for model in chosen:
+        for model in chosen if args.models or threads == 1 else [m for m in chosen if m.name in SEVERAL_THREADS]:
             if missing := model.missing():
                 print(f"{model.name}: skipped, {missing}", file=sys.stderr)
                 continue
@@ -59,12 +63,15 @@ def main() -> int:
             if len(chosen) > 1:
                 print(speed_table([row]).splitlines()[-1], flush=True)
             failed = failed or row.failed
-        if rows:
-            plural = "thread" if threads == 1 else "threads"
-            tables.append(f"## {threads} {plural}\n\n{speed_table(rows)}\n\n{memory_table(rows)}")
-            single += rows
+        plural = "thread" if threads == 1 else "threads"
+        for kind in NUMBERS:
+            some = [r for r in rows if r.numbers == kind]
+            if some:
+                tables.append(f"## {kind}, {threads} {plural}\n\n{speed_table(some)}\n\n{memory_table(some)}")
+        single += rows
     if not args.models:
-        tables.append(f"## Goals\n\n{goals_table(single)}")
+        kernels = kernel_ratios(_cores(1, args.core))
+        tables.append(f"## Goals\n\n{goals_table(single, kernels)}")
     text = "\n\n".join(tables)
     print(f"\n{_machine(versions)}\n\n{text}")
     if args.write:
@@ -76,7 +83,8 @@ def _arguments() -> argparse.Namespace:
     numbers = lambda text: [int(t) for t in text.split(",")]  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--models", type=lambda t: t.split(","), default=[], help="parts of names; default: all")
-    parser.add_argument("--threads", type=numbers, default=[1], help="1 (default), 2 or 1,2")
+    several = f"1, 2 or 1,2 (default); without --models, more than one run {', '.join(SEVERAL_THREADS)} only"
+    parser.add_argument("--threads", type=numbers, default=[1, 2], help=several)
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--peers", default="onnxruntime,openvino", help="also torch; default: %(default)s")
     parser.add_argument("--peers-venv", type=Path, default=ROOT / ".venv-peers", help="where the peers are installed")
@@ -103,7 +111,8 @@ def measure(model: Any, python: Path, threads: int, args: argparse.Namespace, ve
         for name in [*args.peers.split(","), OURS]:
             try:
                 where = Path(sys.executable) if name == OURS else python
-                request = {"inputs": inputs, "threads": threads}
+                settings = {**model.settings, "passes": model.passes}
+                request = {"inputs": inputs, "threads": threads, "settings": settings}
                 if name == OURS:
                     with WorkerProcess(where, cores) as compiler:
                         compiled = compiler.ask("load", engine="intaglio-compile", model=path, **request)
@@ -124,13 +133,25 @@ def measure(model: Any, python: Path, threads: int, args: argparse.Namespace, ve
                 row.difference = differs
             if not differs <= model.agree:
                 row.errors[name] = f"its outputs differ from ONNX Runtime's by {differs:.1e} of the largest"
-        times = _rounds({n: w for n, w in workers.items() if n not in row.errors}, threads, args.rounds)
+        timed = {n: w for n, w in workers.items() if n not in row.errors and n not in model.untimed}
+        times = _rounds(timed, threads, args.rounds)
         for name, found in times.items():
             low, middle, high = statistics.quantiles(found, n=4)
             peak = workers[name].ask("memory")["peak"]
             load = loads[name]
             row.found[name] = Measured(middle, low, high, load["cpu"], load["peak"], peak)
     return row
+
+
+def kernel_ratios(cores: list[int]) -> dict[str, float]:
+    """What bench_lowbit.py says of kernels that no model here consists of; nothing where it fails."""
+    command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-P", str(KERNELS), "--goals"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{KERNELS.name} failed: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}", file=sys.stderr)
+        return {}
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _rounds(workers: dict[str, Any], threads: int, rounds: int) -> dict[str, list[float]]:
@@ -172,13 +193,18 @@ def _cores(threads: int, first: int | None) -> list[int]:
 def _machine(versions: dict[str, str]) -> str:
     """Where and when, and of what."""
     cpu = platform.processor() or platform.machine()
+    flags: list[str] = []
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
+        if line.startswith("flags"):
+            flags = line.partition(":")[2].split()
             break
     day = datetime.date.today().strftime("%-d %B %Y")
     made = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {day}; {made}."
+    load = f"load average {os.getloadavg()[0]:.1f}"
+    units = [u for u in ("avx512_vnni", "avx512_bf16", "amx_bf16") if u in flags] or ["no units for small numbers"]
+    return f"{cpu} ({', '.join(units)}), {len(os.sched_getaffinity(0))} cores, {day}, {load}; {made}."
 
 
 def _write(text: str, versions: dict[str, str]) -> None:

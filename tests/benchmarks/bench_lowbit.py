@@ -8,8 +8,10 @@ a cache are warm. Medians of process time; nothing is asserted, for the machine 
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -152,11 +154,12 @@ def integer_convolutions() -> None:
         pads = (k // 2,) * 4
         scale = np.full(o, 1e-4, np.float32)
         template = conv_int8 if groups == 1 else depthwise_int8
-        made = template(
+        call = conv_call(
             x.shape,
             w.shape,
             x_layout=Blocked(UNIT.lanes, Halo(*pads)),
             out_layout=Blocked(UNIT.lanes),
+            x_dtype="uint8",
             out_dtype="uint8",
             pads=pads,
             groups=groups,
@@ -164,6 +167,8 @@ def integer_convolutions() -> None:
             extras=[ExtraOperand(scale.shape)],
             unit=UNIT,
         )
+        assert call is not None
+        made = template(call)
         assert made is not None
         one, zero = np.array(1, np.float32), np.array(0, np.uint8)
         quantities = {"sx": one, "zx": zero, "w": w, "sw": scale, "zw": np.zeros(o, np.int8), "sy": one, "zy": zero}
@@ -192,7 +197,8 @@ def products() -> None:
         line(f"signs {m}x{k}x{n}", 2 * m * k * n, {**runs, "our fp32": real})
     shape, weight, pads = (1, 64, 56, 56), (64, 64, 3, 3), (1, 1, 1, 1)
     layouts: dict[str, Any] = {"x_layout": Blocked(UNIT.lanes, Halo(*pads)), "out_layout": Blocked(UNIT.lanes)}
-    made = conv_bf16(shape, weight, **layouts, pads=pads, unit=UNIT)
+    call = conv_call(shape, weight, **layouts, pads=pads, unit=UNIT)
+    made = None if call is None else conv_bf16(call)
     assert made is not None
     run = kernel(made, "float32", [drawn("uint16", *s) & 0x3FFF for s in (made.packed_shapes[0], weight)])
     line("bf16 64x56x56 -> 64, 3x3", 2 * math.prod(weight) * 56 * 56, {"ours": run}, peak_of(Bf16Dot(UNIT)))
@@ -201,24 +207,21 @@ def products() -> None:
 def int4() -> None:
     print("\nint4 weights, symmetric: exact beside accuracy level 1, rounded activations beside level 4")
     for m, n, k, group in ((1, 4096, 4096, 32), (1, 4096, 1024, 32), (1, 4096, 1024, 128), (64, 4096, 1024, 32)):
-        x, codes = drawn("float32", m, k), RNG.integers(0, 16, (n, k)).astype(np.uint8)
-        scales = np.asarray(RNG.random((n, k // group)), np.float32)
-        packed = (codes[:, ::2] | codes[:, 1::2] << 4).reshape(n, k // group, group // 2)
         for exact, level in ((True, 1), (False, 4)):
-            made = matmul_int4(x.shape, codes.shape, group, exact=exact, unit=UNIT)
-            theirs = onnxruntime(
-                "MatMulNBits",
-                x,
-                {"w": packed, "s": scales.reshape(-1)},
-                domain="com.microsoft",
-                K=k,
-                N=n,
-                bits=4,
-                block_size=group,
-                accuracy_level=level,
-            )
-            runs = {"ours": kernel(made, "float32", [x, codes, scales]), "MatMulNBits": theirs}
+            runs = int4_runs(m, n, k, group, exact, level)
             line(f"{m}x{k}x{n}, groups of {group}, level {level}", 2 * m * k * n, runs)
+
+
+def int4_runs(m: int, n: int, k: int, group: int, exact: bool, level: int) -> dict[str, Run]:
+    """Our product beside ONNX Runtime's at an accuracy level."""
+    x, codes = drawn("float32", m, k), RNG.integers(0, 16, (n, k)).astype(np.uint8)
+    scales = np.asarray(RNG.random((n, k // group)), np.float32)
+    packed = (codes[:, ::2] | codes[:, 1::2] << 4).reshape(n, k // group, group // 2)
+    made = matmul_int4(x.shape, codes.shape, group, exact=exact, unit=UNIT)
+    constants = {"w": packed, "s": scales.reshape(-1)}
+    attributes = {"K": k, "N": n, "bits": 4, "block_size": group, "accuracy_level": level}
+    theirs = onnxruntime("MatMulNBits", x, constants, domain="com.microsoft", **attributes)
+    return {"ours": kernel(made, "float32", [x, codes, scales]), "MatMulNBits": theirs}
 
 
 def pruned(dot: Dot, density: float, *shape: int) -> Array:
@@ -228,44 +231,43 @@ def pruned(dot: Dot, density: float, *shape: int) -> Array:
     return np.asarray(drawn(dot.weight_dtype, *shape) * mask)
 
 
+def sparse_product(dtype: str, density: float, m: int, k: int, n: int) -> dict[str, Run]:
+    """A product with a block-sparse weight beside our dense one."""
+    dot = dot_of(dtype, UNIT)
+    x, w = drawn(dtype, m, k), pruned(dot, density, n, k)
+    made = block_sparse_matmul(x.shape, w.shape, count_blocks(w, dot), x_dtype=dtype, unit=UNIT)
+    full = (matmul if dtype == "float32" else matmul_int8)(x.shape, w.shape, unit=UNIT, transpose_weight=True)
+    assert made is not None
+    ours = kernel(made, dot.acc_dtype, [x, *[w] * (len(made.packers) - 1)])
+    return {"ours": ours, "dense": kernel(full, dot.acc_dtype, [x, w])}
+
+
+def sparse_image(dtype: str, density: float, c: int, o: int, size: int, k: int) -> dict[str, Run]:
+    """A convolution with a block-sparse weight beside our dense direct one."""
+    dot, pads = dot_of(dtype, UNIT), (k // 2,) * 4
+    layouts: dict[str, Any] = {"x_layout": Blocked(UNIT.lanes, Halo(*pads)), "out_layout": Blocked(UNIT.lanes)}
+    layouts |= {"pads": pads, "unit": UNIT, "x_dtype": dtype}
+    shape, w = (1, c, size, size), pruned(dot, density, o, c, k, k)
+    made = block_sparse_conv(shape, w.shape, count_blocks(w, dot), **layouts)
+    call = conv_call(shape, w.shape, allow_winograd=False, out_dtype=dot.acc_dtype, **layouts)
+    assert call is not None
+    full = conv_blocked(call) if dtype == "float32" else conv_int8(call)
+    assert made is not None
+    x = drawn(dtype, *made.packed_shapes[0])
+    ours = kernel(made, dot.acc_dtype, [x, *[w] * (len(made.packers) - 1)])
+    return {"ours": ours, "dense": kernel(full, dot.acc_dtype, [x, w])}
+
+
 def sparse() -> None:
     print("\nblock-sparse beside our dense kernel")
     for dtype in ("float32", "uint8"):
-        dot = dot_of(dtype, UNIT)
         for m, k, n in ((128, 384, 1536), (128, 1024, 1024)):
-            x = drawn(dtype, m, k)
             for density in (0.5, 0.25, 0.1):
-                w = pruned(dot, density, n, k)
-                made = block_sparse_matmul(x.shape, w.shape, count_blocks(w, dot), x_dtype=dtype, unit=UNIT)
-                full = (matmul if dtype == "float32" else matmul_int8)(
-                    x.shape, w.shape, unit=UNIT, transpose_weight=True
-                )
-                runs = {
-                    "ours": kernel(made, dot.acc_dtype, [x, *[w] * (len(made.packers) - 1 if made else 0)]),
-                    "dense": kernel(full, dot.acc_dtype, [x, w]),
-                }
+                runs = sparse_product(dtype, density, m, k, n)
                 line(f"{dtype} {m}x{k}x{n}, {1 - density:.0%} zeros", 2 * m * k * n, runs)
         for c, o, size, k in ((64, 64, 56, 3), (256, 256, 14, 3), (256, 64, 56, 1)):
-            layouts: dict[str, Any] = {
-                "x_layout": Blocked(UNIT.lanes, Halo(*(k // 2,) * 4)),
-                "out_layout": Blocked(UNIT.lanes),
-                "pads": (k // 2,) * 4,
-                "unit": UNIT,
-            }
-            shape, w = (1, c, size, size), pruned(dot, 0.25, o, c, k, k)
-            made = block_sparse_conv(shape, w.shape, count_blocks(w, dot), x_dtype=dtype, **layouts)
-            full = (
-                conv_blocked(conv_call(shape, w.shape, allow_winograd=False, **layouts))
-                if dtype == "float32"
-                else conv_int8(shape, w.shape, **layouts)
-            )
-            assert made is not None
-            x = drawn(dtype, *made.packed_shapes[0])
-            runs = {
-                "ours": kernel(made, dot.acc_dtype, [x, *[w] * (len(made.packers) - 1)]),
-                "dense": kernel(full, dot.acc_dtype, [x, w]),
-            }
-            line(f"{dtype} {c}x{size}x{size} -> {o}, {k}x{k}, 75% zeros", 2 * w.size * size * size, runs)
+            what = f"{dtype} {c}x{size}x{size} -> {o}, {k}x{k}, 75% zeros"
+            line(what, 2 * c * o * k * k * size * size, sparse_image(dtype, 0.25, c, o, size, k))
     print("\nunstructured (CSR) beside our dense product, M x K x N")
     for m, k, n in ((3136, 64, 256), (784, 128, 128), (196, 512, 512)):
         x = drawn("float32", k, m)
@@ -276,6 +278,25 @@ def sparse() -> None:
             dense = kernel(full, "float32", [np.ascontiguousarray(x.T), np.ascontiguousarray(w.T)])
             runs = {"ours": kernel(made, "float32", [x, w, w, w]), "dense": dense}
             line(f"{m}x{k}x{n}, {1 - density:.0%} zeros", 2 * m * k * n, runs)
+
+
+def goals() -> dict[str, float]:
+    """Ratios by the names of `cpu_table.KERNEL_GOALS`: geometric means over a few shapes."""
+    runtime.set_threads(1)
+    found: dict[str, float] = {}
+    ratios = [compared(x) for x in (int4_runs(1, 4096, 4096, 32, False, 4), int4_runs(1, 4096, 1024, 32, False, 4))]
+    found["int4 group-32 GEMV, activations as bytes"] = statistics.geometric_mean(ratios)
+    for name, dtype in (("fp32", "float32"), ("int8", "uint8")):
+        runs = [sparse_product(dtype, 0.25, *shape) for shape in ((128, 384, 1536), (128, 1024, 1024))]
+        runs += [sparse_image(dtype, 0.25, *shape) for shape in ((64, 64, 56, 3), (256, 256, 14, 3), (256, 64, 56, 1))]
+        found[f"block-sparse {name}, 75 % zeros"] = statistics.geometric_mean(map(compared, runs))
+    return found
+
+
+def compared(runs: dict[str, Run]) -> float:
+    """How much longer the other one takes."""
+    ours, other = seconds(runs).values()
+    return other / ours
 
 
 def run() -> None:
@@ -292,4 +313,7 @@ def test_small_numbers_and_sparse_weights() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    if "--goals" in sys.argv:
+        print(json.dumps(goals()))
+    else:
+        run()

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
 import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,7 @@ if __name__ == "__main__":  # a package `tests` without the repository's root on
 from ..zoo import data
 from ..zoo.models import MODELS, Model, top1
 from .calibrate import training_inputs
-
-NNCF = Path(__file__).with_name("nncf_worker.py")
+from .quantizers import Bits, quantised_by_others
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,7 @@ class Row:
 W8 = "quantize{method=gptq}"
 W4 = "quantize{weights=4,method=gptq}"
 GROUPS = "quantize{weights=4,edges=4,per=group,activations=float,method=gptq}"
+TOKENS = "quantize{weights=4,edges=4,dynamic=token,method=gptq}"
 ROWS = (
     Row("resnet20_cifar10", "W8A8", W8, 0.917, 0.9175),
     Row("resnet20_cifar10", "W4A8, all layers", "quantize{weights=4,edges=4,method=gptq}", 0.916, 0.918),
@@ -71,6 +70,8 @@ ROWS = (
     Row("efficientnet_lite0", "W8A8", W8, 0.825, 0.827, 128),
     Row("dscnn_kws", "W8A8", W8, 0.910, 0.913, 100),
     Row("minilm_l6", "W8A8", "rotate,quantize{method=gptq,ranges=l2.4}", 0.818, None, 256),
+    Row("minilm_l6", "W8A8, a scale for each token", "quantize{dynamic=token}", 0.818, None, 256),
+    Row("minilm_l6", "W4A8, a scale for each token", f"rotate,{TOKENS}", math.nan, None, 256),
     Row("minilm_l6", "W4 in groups of 32", GROUPS, 0.810, None, 256),
     Row("gcn_cora", "W8A8", W8, 0.815),
     Row("gcn_cora", "W4A8", W4, 0.805),
@@ -91,8 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", default="", help="only rows whose name contains one of these, separated by commas")
     parser.add_argument("--passes", help="this pipeline instead of a row's own")
     parser.add_argument("--limit", type=int, help="only so many test samples")
-    parser.add_argument("--peers", action="store_true", help="quantise with onnxruntime as well")
-    parser.add_argument("--nncf", type=Path, metavar="PYTHON", help="quantise with NNCF, which this interpreter has")
+    parser.add_argument("--peers", action="store_true", help="quantise with other tools as well")
+    parser.add_argument("--quick", action="store_true", help="other tools without what takes them many minutes")
+    parser.add_argument(
+        "--quantizers", type=Path, default=Path(".venv-quantizers"), help="the folder with other tools' environments"
+    )
     parser.add_argument("--packages", type=Path, help="a folder with the package that has MiniLM's weights")
     args = parser.parse_args(arguments)
     if args.packages is not None:
@@ -124,10 +128,8 @@ def _line(row: Row, model: Model, before: Result, args: argparse.Namespace) -> N
     p = f"{_mcnemar(model, before, after, args.limit):6.3f}" if model.score is top1 else " " * 6
     scores = f"{before.score:7.2%} {bar} {after.score:7.2%}"
     print(f"{row.name:44} {scores} {stretch}  {p} {seconds:6.1f}  {mark}{remark}", flush=True)
-    if args.peers and "W8A8" in row.what:
-        for name, made in _peers(row, model, args.nncf):
-            found = _score(model, made, args.limit)
-            print(f"  {name:42} {'':7} {'':7} {found.score:7.2%}", flush=True)
+    if args.peers:
+        _others(row, model, args)
 
 
 Run = Callable[[Mapping[str, Any]], Any]
@@ -173,13 +175,21 @@ def _ops(node: Any) -> list[str]:
 
 def _score(model: Model, run: Any, limit: int | None) -> Result:
     found = model.data()
-    count = min(found.count, (limit if model.score is top1 else None) or found.count)
+    count = _count(model, found, limit)
     parts = []
     for start in range(0, count, model.batch):
         batch = found.batch(start, min(start + model.batch, count))
         parts.append(run.run(batch)[run.manifest.outputs[0].name] if hasattr(run, "manifest") else run(batch))
-    outputs = np.concatenate(parts)
-    labels = None if found.labels is None else found.labels[:count]
+    return _result(model, np.concatenate(parts), count)
+
+
+def _count(model: Model, found: data.Data, limit: int | None) -> int:
+    return min(found.count, (limit if model.score is top1 else None) or found.count)
+
+
+def _result(model: Model, outputs: Any, count: int) -> Result:
+    labels = model.data().labels
+    labels = None if labels is None else labels[:count]
     if model.score is None:
         return Result(outputs, float("nan"))
     return Result(outputs, model.score(outputs, labels))
@@ -196,70 +206,30 @@ def _mcnemar(model: Model, before: Result, after: Result, limit: int | None) -> 
     return mcnemar(lost, won)
 
 
-# --- peers ------------------------------------------------------------------------------------------------------------
+# --- other tools ------------------------------------------------------------------------------------------------------
 
 
-def _peers(row: Row, model: Model, nncf: Path | None) -> Iterator[tuple[str, Run]]:
-    """Other tools' networks, all run by onnxruntime."""
-    import onnx
+def _others(row: Row, model: Model, args: argparse.Namespace) -> None:
+    """The same codes by other tools, on the same data: a line for each of their settings."""
+    from intaglio.passes.syntax import parse_pipeline
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = folder / "source.onnx"
-        onnx.save(model.proto(), source)
-        inputs = training_inputs(row.model, row.samples)
-        for per_channel, method in ((False, "MinMax"), (True, "MinMax"), (True, "Entropy"), (True, "Percentile")):
-            made = folder / "ort.onnx"
-            _onnxruntime(source, made, inputs, per_channel, method)
-            yield f"onnxruntime {'per channel' if per_channel else 'per tensor'} {method}", _session(made)
-        if nncf is not None:
-            np.savez(folder / "inputs.npz", **inputs)
-            made = folder / "nncf.onnx"
-            command = [str(nncf), "-P", str(NNCF), str(source), str(folder / "inputs.npz"), str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print("  NNCF:", (done.stderr.strip().splitlines() or ["nothing said"])[-1])
-            else:
-                yield "NNCF", _session(made)
-
-
-def _onnxruntime(source: Path, made: Path, inputs: Mapping[str, Any], per_channel: bool, method: str) -> None:
-    import contextlib
-    import io
-    import logging
-
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            count = len(next(iter(inputs.values())))
-            step = 16
-            self.left = iter(
-                [{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, count - step + 1, step)]
-            )
-
-        def get_next(self) -> Any:
-            return next(self.left, None)
-
-    logging.disable(logging.WARNING)
-    with contextlib.redirect_stdout(io.StringIO()):
-        ready = source.with_name("ready.onnx")
-        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
-        quantize_static(
-            str(ready), str(made), Reader(), per_channel=per_channel, weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8, calibrate_method=getattr(CalibrationMethod, method),
-        )  # fmt: skip
-    logging.disable(logging.NOTSET)
-
-
-def _session(path: Path) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, dict(batch))[0]
+    options = parse_pipeline(row.passes)[-1].options
+    if not isinstance(options.weights, int) or options.activations == "float" or options.per != "channel":
+        return
+    if getattr(options, "dynamic", "none") != "none":
+        return
+    bits = Bits(options.weights, options.activations, max(options.edges, options.weights))
+    found = model.data()
+    count = _count(model, found, args.limit)
+    parts = [found.batch(i, min(i + model.batch, count)) for i in range(0, count, model.batch)]
+    test = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    calibration = training_inputs(row.model, row.samples)
+    for made in quantised_by_others(model.proto(), calibration, test, bits, args.quantizers, model.batch, args.quick):
+        if isinstance(made, str):
+            print(f"  {made}", flush=True)
+            continue
+        score = _result(model, made.outputs.reshape(count, *made.outputs.shape[1:]), count).score
+        print(f"  {made.tool:58} {score:7.2%} {'':15} {made.seconds:6.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["GOALS", "Goal", "Measured", "Row", "geomean", "goals_table", "memory_table", "speed_table"]
+__all__ = [
+    "GOALS",
+    "KERNEL_GOALS",
+    "NUMBERS",
+    "Goal",
+    "Measured",
+    "Row",
+    "geomean",
+    "goals_table",
+    "memory_table",
+    "speed_table",
+]
 
 OURS = "intaglio"
 PEERS = ("onnxruntime", "openvino", "torch")
+NUMBERS = ("fp32", "bf16", "int8", "int4")
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch.compile", OURS: "ours"}
 
 
@@ -43,6 +55,16 @@ class Row:
     def failed(self) -> bool:
         return OURS in self.errors
 
+    @property
+    def numbers(self) -> str:
+        """What the model computes with, one of `NUMBERS`: its name ends with it, unless that is fp32."""
+        last = self.model.rpartition("_")[2]
+        return last if last in NUMBERS else NUMBERS[0]
+
+    def without(self, name: str) -> str:
+        """What stands in place of a time."""
+        return "failed" if name in self.errors else "-"
+
     def ratio(self, peer: str) -> float | None:
         """How many times longer the peer takes than we do; `best` is the better of ONNX Runtime and OpenVINO."""
         if OURS not in self.found:
@@ -65,7 +87,7 @@ def speed_table(rows: Sequence[Row]) -> str:
     head = [f"ms ({clock} time)", *(TITLES[p] for p in peers), "ours", *(_against(p) for p in ratios), "difference"]
     body = []
     for r in rows:
-        cells = [f"{r.found[n].time * 1e3:.3f}" if n in r.found else "failed" for n in (*peers, OURS)]
+        cells = [f"{r.found[n].time * 1e3:.3f}" if n in r.found else r.without(n) for n in (*peers, OURS)]
         difference = "" if math.isnan(r.difference) else f"{r.difference:.0e}"
         body.append([r.title, *cells, *(_times(r.ratio(p)) for p in ratios), difference])
     if len(rows) > 1:
@@ -102,6 +124,22 @@ class Goal:
     mean: bool = False
 
 
+FP32 = (
+    "resnet18",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v1_075_224",
+    "efficientnet_lite0",
+    "squeezenet1_1",
+    "resnet8_cifar10",
+    "resnet20_cifar10",
+    "resnet56_cifar10",
+    "dscnn_kws",
+    "ad01_autoencoder",
+    "minilm_l6",
+    "chargpt",
+)
+
 INT8_ZOO = (
     "resnet8_cifar10_int8",
     "resnet20_cifar10_int8",
@@ -122,20 +160,32 @@ GOALS = (
         ("mobilenet_v2", "mobilenet_v1_075_224", "efficientnet_lite0"),
         {"best": 1.0},
     ),
+    Goal("fp32, geometric mean", FP32, {"best": 1.3}, mean=True),
+    Goal("fp32, every model", FP32, {"best": 0.95}),
     Goal("ResNet-18 int8", ("resnet18_int8",), {"onnxruntime": 1.12, "openvino": 1.0}),
-    Goal("MiniLM int8", bars={"onnxruntime": 1.5, "openvino": 1.0}),
+    Goal("MiniLM int8", ("minilm_int8",), {"onnxruntime": 1.5, "openvino": 1.0}),
     Goal("MobileNetV2, MobileNetV1 int8", ("mobilenet_v2_int8", "mobilenet_v1_075_224_int8"), {"best": 1.0}),
     Goal("zoo int8, geometric mean", INT8_ZOO, {"best": 1.1}, mean=True),
-    Goal("ResNet-18 bf16", bars={"openvino": 1.0}),
-    Goal("int4 group-32 GEMV", bars={"onnxruntime": 2.0}),
+    Goal("ResNet-18 bf16", ("resnet18_bf16",), {"openvino": 1.0}),
+    Goal("int4 group-32 GEMV, sums of floats", ("gemv_2048_int4", "gemv_4096_int4"), {"onnxruntime": 2.0}),
 )
+
+KERNEL_GOALS = (
+    ("int4 group-32 GEMV, activations as bytes", "ONNX Runtime / ours", 2.0),
+    ("block-sparse fp32, 75 % zeros", "our dense / ours", 3.5),
+    ("block-sparse int8, 75 % zeros", "our dense / ours", 3.0),
+)
+"""Kernels, measured one by one: what, the ratio, the bar. bench_lowbit.py tells them by these names."""
 
 TWO_THREADS = 1.8
 COMPILE = 8.0  # seconds
 
 
-def goals_table(rows: Sequence[Row]) -> str:
-    """The goals, and for those of speed the least ratio measured on the models of each, with one thread."""
+def goals_table(rows: Sequence[Row], kernels: Mapping[str, float]) -> str:
+    """The goals, and for those of speed the least ratio measured on the models of each, with one thread.
+
+    `kernels` has ratios by the names of `KERNEL_GOALS`.
+    """
     by_model = {r.model: r for r in rows if r.threads == 1}
     body = []
     for goal in GOALS:
@@ -147,6 +197,10 @@ def goals_table(rows: Sequence[Row]) -> str:
             verdict = "" if value is None or not complete else "yes" if value >= bar else "no"
             least = "not measured" if value is None else _times(value)
             body.append([goal.text, _against(peer), f">= {bar:g}", least, verdict])
+    for what, ratio, bar in KERNEL_GOALS:
+        value = kernels.get(what)
+        verdict = "" if value is None else "yes" if value >= bar else "no"
+        body.append([what, ratio, f">= {bar:g}", "not measured" if value is None else _times(value), verdict])
     body += [_threads_goal(rows), _compile_goal(by_model)]
     return _markdown(["goal", "", "bar", "measured", "met"], body)
 

@@ -18,14 +18,15 @@ from ..zoo.builder import Builder
 from ..zoo.builders import sentence_encoder
 from ..zoo.models import MODELS as ZOO
 
-__all__ = ["MODELS", "BenchModel", "fix_dims", "mobilenet_v2", "resnet18", "resnet50"]
+__all__ = ["BF16", "MODELS", "BenchModel", "fix_dims", "mobilenet_v2", "resnet18", "resnet50"]
 
 
 @dataclass(frozen=True)
 class BenchModel:
     """`dims` are the sizes of the symbolic dimensions; `below` bounds the integers of an integer input.
 
-    `agree` is the largest difference from ONNX Runtime, as a part of the largest magnitude in its output.
+    `agree` is the largest difference from ONNX Runtime, as a part of the largest magnitude in its output. `passes` are
+    ours, `settings` what the peers are told (see worker.py); `untimed` ones only say what the outputs should be.
     """
 
     name: str
@@ -35,6 +36,9 @@ class BenchModel:
     dims: Mapping[str, int] = field(default_factory=lambda: {"N": 1})
     below: Mapping[str, int] = field(default_factory=dict)
     agree: float = 1e-4
+    passes: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    untimed: tuple[str, ...] = ()
 
     def build(self) -> onnx.ModelProto:
         """The model with every dimension fixed."""
@@ -195,6 +199,9 @@ def _encoder_title() -> str:
     return "MiniLM-L6, 128 tokens" + (", random weights" if missing else "")
 
 
+HALVES = 0.05
+"""How far the outputs of a network in bf16 may be from those in f32."""
+
 MODELS = (
     BenchModel("resnet18", "ResNet-18", resnet18),
     BenchModel("resnet50", "ResNet-50", resnet50),
@@ -215,4 +222,21 @@ MODELS = (
         below={"input_ids": 30000, "attention_mask": 1},
     ),
     _zoo("chargpt", "chargpt, 64 characters", below={"tokens": 65}),
+)
+
+BF16 = tuple(
+    BenchModel(
+        f"{name}_bf16",
+        f"{title} bf16",
+        proto,
+        agree=HALVES,
+        passes="bf16",
+        settings={"precision": "bf16"},
+        untimed=("onnxruntime",),  # it has no bf16 on CPUs
+    )
+    for name, title, proto in (
+        ("resnet18", "ResNet-18", resnet18),
+        ("resnet50", "ResNet-50", resnet50),
+        ("mobilenet_v2", "MobileNetV2", mobilenet_v2),
+    )
 )

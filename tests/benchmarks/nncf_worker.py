@@ -6,7 +6,7 @@ import nncf
 import numpy as np
 import onnx
 
-source, inputs, made = sys.argv[1:]
+source, inputs, made = sys.argv[1:4]
 arrays = dict(np.load(inputs))
 count = len(next(iter(arrays.values())))
 batches = [{k: v[i : i + 1] for k, v in arrays.items()} for i in range(count)]

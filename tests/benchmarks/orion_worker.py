@@ -1,6 +1,9 @@
 """Orion v2 (packages orion-v2-compiler, orion-v2-evaluator, orion-v2-lattigo) on one model: JSON on the last line.
 
-python orion_worker.py MODEL WEIGHTS.npz       in an environment of its own; bench_he.py calls it
+python orion_worker.py LAYERS WEIGHTS.npz PARAMETERS       in an environment of its own; bench_he.py calls it
+
+It compiles and makes keys in one process and computes in another: both together take more memory than most machines
+have. The peak told is that of the larger one.
 """
 
 from __future__ import annotations
@@ -8,8 +11,11 @@ from __future__ import annotations
 import json
 import math
 import resource
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import lattigo.ckks as ckks
@@ -49,7 +55,8 @@ class Net(on.Module):  # type: ignore[misc]
         return x
 
 
-def main(layers: list[list[Any]], weights: str, log_n: int, log_q: list[int], log_p: list[int], scale: int) -> None:
+def compiled(folder: Path, layers: list[list[Any]], weights: str, *sizes: Any) -> None:
+    """Compile, make keys, encrypt the sample, compute in the clear: all into files."""
     torch.manual_seed(0)
     net = Net(layers)
     with np.load(weights) as given:
@@ -63,28 +70,47 @@ def main(layers: list[list[Any]], weights: str, log_n: int, log_q: list[int], lo
     clear = net(sample).detach().numpy().reshape(-1)
 
     start = time.process_time()
-    params = CKKSParams(
-        logn=log_n, logq=tuple(log_q), logp=tuple(log_p), log_default_scale=scale, h=192, ring_type="standard"
-    )
+    params = parameters(*sizes)
     compiler = Compiler(net, params)
     compiler.fit(sample)
-    compiled = compiler.compile()
+    made = compiler.compile()
     compile_seconds = time.process_time() - start
-    rotations, products = counted(compiled, net, params)
-
+    rotations, products = counted(made, net, params)
+    elements = sorted(made.manifest.galois_elements)
+    (folder / "model").write_bytes(made.to_bytes())
     own = ckks.Parameters.from_dict(json.loads(params.to_bridge_json()))
     keys = rlwe.KeyGenerator(own)
     secret = keys.gen_secret_key()
-    relin = keys.gen_relin_key(secret)
-    galois = [keys.gen_galois_key(secret, e) for e in sorted(compiled.manifest.galois_elements)]
-    data = rlwe.MemEvaluationKeySet(relin, galois).marshal_binary()
-    for key in galois:
-        key.close()
-    model = Model.load(compiled.to_bytes())
-    facts, _, level = model.client_params()
-    evaluator = Evaluator(facts, data)
-    size, key_count = len(data), len(galois) + 1
-    del data
+    galois = [keys.gen_galois_key(secret, e) for e in elements]
+    data = rlwe.MemEvaluationKeySet(keys.gen_relin_key(secret), galois).marshal_binary()
+    (folder / "keys").write_bytes(data)
+    (folder / "secret").write_bytes(secret.marshal_binary())
+    np.savez(folder / "clear.npz", x=x, clear=clear)
+    known = {"rotations": rotations, "products": products, "compile_seconds": compile_seconds}
+    known |= {"keys": len(galois) + 1, "key_bytes": len(data)}
+    (folder / "facts.json").write_text(json.dumps(known))
+
+
+def parameters(log_n: int, log_q: list[int], log_p: list[int], scale: int) -> Any:
+    return CKKSParams(
+        logn=log_n, logq=tuple(log_q), logp=tuple(log_p), log_default_scale=scale, h=192, ring_type="standard"
+    )
+
+
+def main(layers: list[list[Any]], weights: str, log_n: int, log_q: list[int], log_p: list[int], scale: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], place], check=True, stdout=subprocess.DEVNULL)
+        known = json.loads((folder / "facts.json").read_text())
+        with np.load(folder / "clear.npz") as given:
+            x, clear = given["x"], given["clear"]
+        params = parameters(log_n, log_q, log_p, scale)
+        own = ckks.Parameters.from_dict(json.loads(params.to_bridge_json()))
+        model = Model.load((folder / "model").read_bytes())
+        facts, _, level = model.client_params()
+        evaluator = Evaluator(facts, (folder / "keys").read_bytes())
+        secret = rlwe.SecretKey.unmarshal_binary((folder / "secret").read_bytes())
+    keys = rlwe.KeyGenerator(own)
     encoder = ckks.Encoder(own)
     encryptor = rlwe.Encryptor(own, keys.gen_public_key(secret))
     flat = np.zeros(own.max_slots())
@@ -97,13 +123,10 @@ def main(layers: list[list[Any]], weights: str, log_n: int, log_q: list[int], lo
         times.append(time.process_time() - start)
     plain = rlwe.Decryptor(own, secret).decrypt_new(rlwe.Ciphertext.unmarshal_binary(answer))
     found = np.asarray(encoder.decode(plain, own.max_slots()))[: clear.size]
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     facts = {
-        "rotations": rotations,
-        "products": products,
-        "keys": key_count,
-        "key_bytes": size,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
-        "compile_seconds": compile_seconds,
+        **known,
+        "peak_bytes": peak << 10,
         "first_seconds": times[0],
         "seconds": min(times[1:]),
         "bits": -math.log2(float(np.abs(found - clear).max() / np.abs(clear).max())),
@@ -112,7 +135,7 @@ def main(layers: list[list[Any]], weights: str, log_n: int, log_q: list[int], lo
     print(json.dumps(facts))
 
 
-def counted(compiled: Any, net: Any, params: Any) -> tuple[int, int]:
+def counted(made: Any, net: Any, params: Any) -> tuple[int, int]:
     """Rotations and plaintext products of its linear layers, by Lattigo's own split into baby and giant steps."""
     rotations = products = 0
     slots = params.max_slots
@@ -127,4 +150,8 @@ def counted(compiled: Any, net: Any, params: Any) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), sys.argv[2], *json.loads(sys.argv[3]))
+    asked = json.loads(sys.argv[1]), sys.argv[2], *json.loads(sys.argv[3])
+    if len(sys.argv) > 4:
+        compiled(Path(sys.argv[4]), *asked)
+    else:
+        main(*asked)

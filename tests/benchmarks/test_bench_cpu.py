@@ -13,9 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from .bench_cpu import difference
-from .cpu_table import GOALS, Measured, Row, geomean, goals_table, speed_table
+from .cpu_table import GOALS, KERNEL_GOALS, Measured, Row, geomean, goals_table, speed_table
 from .int8 import INT8
-from .models import MODELS, fix_dims, mobilenet_v2, resnet18, resnet50
+from .models import BF16, MODELS, fix_dims, mobilenet_v2, resnet18, resnet50
 from .peers import WorkerFailed, WorkerProcess
 
 PARAMETERS = {  # torchvision's counts of the trainable ones
@@ -98,13 +98,15 @@ def test_tables() -> None:
     broken = Row("resnet50", "ResNet-50", 1, errors={"intaglio": "no"})
     assert broken.failed
     assert "failed" in speed_table([*rows, broken])
-    goals = goals_table([*rows, broken, row("resnet18", 5e-4, 1e-3, 1e-3, threads=2)])
+    kernels = {KERNEL_GOALS[1][0]: 4.0}
+    goals = goals_table([*rows, broken, row("resnet18", 5e-4, 1e-3, 1e-3, threads=2)], kernels)
     said = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[3:6]] for line in goals.splitlines()}
     assert said["ResNet-18 fp32"] == [">= 1.7", "2.00", "yes"]
     assert said["ResNet-18 int8"] == [">= 1", "not measured", ""]
     assert said["two threads"] == [">= 1.8", "2.00", "yes"]
+    assert [said[name] for name, *_ in KERNEL_GOALS[:2]] == [[">= 2", "not measured", ""], [">= 3.5", "4.00", "yes"]]
     assert said["compile ResNet-18"] == ["<= 8 s", "9.0 s", "no"]
-    assert {m for goal in GOALS for m in goal.models} <= {m.name for m in (*MODELS, *INT8)}
+    assert {m for goal in GOALS for m in goal.models} <= {m.name for m in (*MODELS, *BF16, *INT8)}
 
 
 def test_worker(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 One JSON object a line on standard input, one in reply on standard output:
 
-    {"do": "load", "engine": "onnxruntime", "model": PATH, "inputs": FILE.npz, "threads": 1}
+    {"do": "load", "engine": "onnxruntime", "model": PATH, "inputs": FILE.npz, "threads": 1, "settings": {}}
         -> {"cpu": s, "wall": s, "peak": bytes, "version": "..."}
+        settings: "precision" (f32, bf16: OpenVINO), "accuracy_level" (of ONNX Runtime's MatMulNBits: 1 sums floats,
+        4 rounds activations to bytes), "passes" (ours)
     {"do": "run", "times": 20}          -> {"cpu": s a run, "wall": s a run}
     {"do": "outputs", "path": FILE}     -> {}           the outputs of one run, in the model's order
     {"do": "memory"}                    -> {"peak": bytes}    since the load
@@ -26,31 +28,34 @@ from typing import Any
 import numpy as np
 
 Feed = dict[str, Any]
+Settings = dict[str, str]
 Run = Callable[[], list[Any]]
 """One inference, through the call that a user of the runtime would make."""
 
 
-def load_onnxruntime(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
+def load_onnxruntime(model: str, feed: Feed, threads: int, settings: Settings) -> tuple[Run, str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if "accuracy_level" in settings:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", settings["accuracy_level"])
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda: list(session.run(None, feed)), onnxruntime.__version__
 
 
-def load_openvino(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
+def load_openvino(model: str, feed: Feed, threads: int, settings: Settings) -> tuple[Run, str]:
     import openvino
 
-    settings = {
+    told = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # bf16 otherwise, where the machine has it
+        "INFERENCE_PRECISION_HINT": settings.get("precision", "f32"),  # or it takes bf16 where the machine has it
     }
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    compiled = openvino.Core().compile_model(model, "CPU", told)
     request = compiled.create_infer_request()
 
     def run() -> list[Any]:
@@ -60,7 +65,7 @@ def load_openvino(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
     return run, openvino.__version__
 
 
-def load_torch(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
+def load_torch(model: str, feed: Feed, threads: int, settings: Settings) -> tuple[Run, str]:
     import torch
 
     sys.path.insert(0, str(Path(__file__).parent))
@@ -79,7 +84,7 @@ def load_torch(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
     return run, torch.__version__
 
 
-def load_intaglio(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
+def load_intaglio(model: str, feed: Feed, threads: int, settings: Settings) -> tuple[Run, str]:
     """`model` is the folder of an artifact."""
     import intaglio
     from intaglio.compiler.api import load_artifact
@@ -88,12 +93,12 @@ def load_intaglio(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
     return lambda: list(compiled.run(feed).values()), intaglio.__version__
 
 
-def compile_intaglio(model: str, feed: Feed, threads: int) -> tuple[Run, str]:
+def compile_intaglio(model: str, feed: Feed, threads: int, settings: Settings) -> tuple[Run, str]:
     """Write the artifact of an ONNX file beside it: MODEL.onnx.artifact."""
     import intaglio
     from intaglio.compiler.api import compile
 
-    compiled = compile(model, "cpu", threads=threads)
+    compiled = compile(model, "cpu", threads=threads, passes=settings.get("passes", ""))
     compiled.save(f"{model}.artifact")
     return lambda: list(compiled.run(feed).values()), intaglio.__version__
 
@@ -138,12 +143,14 @@ class Worker:
             case other:
                 raise ValueError(f"there is no request {other!r}")
 
-    def load(self, engine: str, model: str, inputs: str, threads: int) -> dict[str, Any]:
+    def load(
+        self, engine: str, model: str, inputs: str, threads: int, settings: Settings | None = None
+    ) -> dict[str, Any]:
         cores = os.sched_getaffinity(0)
         with np.load(inputs) as stored:
             feed = dict(stored)
         cpu, wall = time.process_time(), time.perf_counter()
-        self.run, version = ENGINES[engine](model, feed, threads)
+        self.run, version = ENGINES[engine](model, feed, threads, settings or {})
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         found = {"cpu": cpu, "wall": wall, "peak": peak(), "version": version}
         os.sched_setaffinity(0, cores)  # a runtime may have moved this thread

@@ -17,7 +17,8 @@ from intaglio.compiler.cli import main
 from intaglio.compiler.exporters.onnx import export_onnx
 from intaglio.ir import Editor, Graph, IntaglioError, Module, Tensor, dim, evaluate
 from intaglio.ir.ops.quant_integer import fixed_point
-from intaglio.ir.types import Int
+from intaglio.ir.types import Affine, Float, Int
+from intaglio.passes.definition import Context
 from intaglio.passes.integer import integer
 
 from ..passes.test_integer import network
@@ -106,6 +107,26 @@ def test_bare_sums_are_exact(op: str) -> None:
     sums = next(n.output for n in graph.nodes if n.op.name == f"quant.{op}")
     bare = Graph(graph.name, graph.inputs, graph.nodes, (sums,), ("y",))
     assert np.array_equal(run(export_onnx(module(bare)), x), evaluate(bare, [x])[0])
+
+
+def test_softmax_in_integers_is_exact() -> None:
+    """Its shifts are divisions, and its table a gather."""
+    e = Editor()
+    x = e.input("x", Tensor((4, 30), "f32"))
+    y = e.emit("quant.quantize", e.emit("nn.softmax", x, axis=-1), to=Affine(Int("u8"), Float("f32"), 1 / 255, 0))
+    e.output(e.emit("quant.dequantize", y, to=Float("f32")))
+    made = integer(e.freeze(), Context())
+    assert any(n.op.name == "math.shift_right" for n in made.nodes)
+    data = (np.random.default_rng(0).standard_normal((4, 30)) * 3).astype(np.float32)
+    assert np.array_equal(run(export_onnx(module(made)), data), evaluate(made, [data])[0])
+
+
+def test_shifts_of_what_is_not_known_are_not_exported() -> None:
+    e = Editor()
+    a, b = (e.input(n, Tensor((3,), "i32")) for n in "ab")
+    e.output(e.emit("math.shift_right", a, b))
+    with pytest.raises(IntaglioError, match="IG0450"):
+        export_onnx(module(e.freeze()))
 
 
 def test_command_exports_an_artifact(tmp_path: Path) -> None:

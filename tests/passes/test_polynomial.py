@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from intaglio.ir import Editor, Graph, IntaglioError, Tensor, evaluate
 from intaglio.passes.definition import Context
 from intaglio.passes.finetune import finetune
+from intaglio.passes.finetune.train import augmented
 from intaglio.passes.polynomial import polynomial, remez, weighted_fit
 
 
@@ -124,3 +126,69 @@ def test_fine_tuning_needs_data() -> None:
     with pytest.raises(IntaglioError, match="training data") as caught:
         finetune(net())
     assert caught.value.diagnostics[0].code == "IG0552"
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """To the same network, and a checkpoint of another run is refused."""
+    pytest.importorskip("torch", reason="fine-tuning needs torch")
+    graph, given = net(), data(64)
+    options = {"epochs": 3, "batch": 16, "augment": "crop", "precision": "bfloat16", "average": 0.5}
+    whole = finetune(graph, Context(calibration=[given]), **options)
+
+    def stop(what: str) -> None:
+        if what.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    file = str(tmp_path / "run.ckpt")
+    for observe in (stop, lambda what: None):
+        context = Context(calibration=[given], observe=observe)
+        if observe is stop:
+            with pytest.raises(KeyboardInterrupt):
+                finetune(graph, context, **options, checkpoint=file)
+        else:
+            assert finetune(graph, context, **options, checkpoint=file) == whole
+    with pytest.raises(IntaglioError, match="another run"):
+        finetune(graph, Context(calibration=[given]), **{**options, "seed": 1}, checkpoint=file)
+    Path(file).write_bytes(b"nothing")
+    with pytest.raises(IntaglioError, match="no checkpoint"):
+        finetune(graph, Context(calibration=[given]), **options, checkpoint=file)
+
+
+def test_images_are_turned_and_moved() -> None:
+    torch = pytest.importorskip("torch", reason="fine-tuning needs torch")
+    x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(64, 1, 1, 1)
+    flipped = augmented(x, "flip", np.random.default_rng(0), torch)
+    assert {bool((y == x[0]).all()) for y in flipped} == {True, False}
+    assert all(bool((y == x[0]).all() or (y == x[0].flip(-1)).all()) for y in flipped)
+    moved = augmented(x, "crop", np.random.default_rng(0), torch)
+    assert moved.shape == x.shape and set(moved.unique().tolist()) <= {0.0, *range(1, 65)}
+    assert (moved == 0).any() and not (moved == moved[:1]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"y": np.zeros((8, 1, 8, 8), np.float32)}, "no array `x`"),
+        ({"x": np.zeros((8, 1, 9, 8), np.float32)}, "shape"),
+        ({"x": np.zeros((8, 1, 8, 8), np.float32), "labels": np.full(8, 4)}, "labels up to 4"),
+        ({"x": np.zeros((8, 1, 8, 8), np.float32), "labels": np.zeros(7, np.int64)}, "7 labels"),
+    ],
+)
+def test_training_data_that_do_not_fit(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="fine-tuning needs torch")
+    np.savez(tmp_path / "train.npz", **given)
+    with pytest.raises(IntaglioError, match=message) as caught:
+        finetune(net(), data=str(tmp_path / "train.npz"))
+    assert caught.value.diagnostics[0].code == "IG0552"
+
+
+def test_training_data_from_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="fine-tuning needs torch")
+    given = data(64)
+    np.savez(tmp_path / "train.npz", **given)
+    from_file = finetune(net(), batch=32, data=str(tmp_path / "train.npz"))
+    assert from_file == finetune(net(), Context(calibration=[given]), batch=32)
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04")
+    for name in ("bad.npz", "none.npz"):
+        with pytest.raises(IntaglioError, match="no training data"):
+            finetune(net(), data=str(tmp_path / name))

@@ -36,7 +36,7 @@ def batched_matmul(
         return None
     if depth != b_shape[-2] or any(isinstance(d, int) and d < 1 for d in (*a_shape, *b_shape)):
         return None
-    leading = _broadcast(a_shape[:-2], b_shape[:-2])
+    leading = broadcast(a_shape[:-2], b_shape[:-2])
     if leading is None:
         return None
     out_shape = (*leading, rows, columns)
@@ -53,7 +53,7 @@ def batched_matmul(
         with emit.parallel(total * product.blocks) as task:
             position, block = task // product.blocks, task % product.blocks
             index = unravel(position, leading)
-            product.block(index, _project(index, a_shape[:-2]), _project(index, b_shape[:-2]), block)
+            product.block(index, project(index, a_shape[:-2]), project(index, b_shape[:-2]), block)
     return Kernel(emit.func, (None, None), (a_shape, b_shape), out_shape)
 
 
@@ -67,7 +67,7 @@ def _same(a: Dim, b: Dim) -> bool:
     return bool(a.same_as(b))
 
 
-def _broadcast(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
+def broadcast(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
     rank = max(len(a), len(b))
     a, b = (1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b
     if not all(_is_one(x) or _is_one(y) or _same(x, y) for x, y in zip(a, b, strict=True)):
@@ -85,7 +85,7 @@ def unravel(position: Expr, dims: Sequence[Dim]) -> tuple[Expr, ...]:
     return tuple(reversed(index))
 
 
-def _project(index: tuple[Expr, ...], dims: tuple[Dim, ...]) -> tuple[Expr, ...]:
+def project(index: tuple[Expr, ...], dims: tuple[Dim, ...]) -> tuple[Expr, ...]:
     """The index into an operand whose dimensions of one are broadcast."""
     own = index[len(index) - len(dims) :]
     return tuple(0 if _is_one(d) else i for i, d in zip(own, dims, strict=True))

@@ -81,9 +81,7 @@ def _depthwise(call: ConvCall) -> Kernel:
 
         reduction = Reduction(0.0, 0.0, multiply_add)
         multiplier = outputs // channels
-        emit_windows(
-            emit, call.batch, channels, multiplier, call.window, reduction, x, out, call.epilogue, extra, unit
-        )
+        emit_windows(emit, call.batch, channels, multiplier, call.window, reduction, x, out, call.epilogue, extra, unit)
 
     def pack(w: FloatArray) -> FloatArray:
         return np.ascontiguousarray(w.reshape(packed_shape), dtype=np.float32)

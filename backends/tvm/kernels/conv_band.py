@@ -144,9 +144,7 @@ class _Band:
         if whole:
             with emit.serial(count * whole) as i:
                 o = (first + i // whole) * plan.block
-                self._pixel_tile(
-                    n, group, start, o, plan.block, i % whole * self.tile_length, self.tile_length, panel
-                )
+                self._pixel_tile(n, group, start, o, plan.block, i % whole * self.tile_length, self.tile_length, panel)
         if rest:
             with emit.serial(count) as b:
                 o = (first + b) * plan.block
@@ -210,9 +208,7 @@ class _Band:
             self.extras,
         )
 
-    def _accumulate(
-        self, group: Expr, o: Expr, width: int, vectors: int, flat: Expr, panel: Any
-    ) -> RegisterTile:
+    def _accumulate(self, group: Expr, o: Expr, width: int, vectors: int, flat: Expr, panel: Any) -> RegisterTile:
         """A register tile of `width` output channels x `vectors` vectors of flat outputs, summed over all
         taps.
         """

@@ -19,7 +19,8 @@ class ConvCall:
 
     `allow_winograd=False` keeps the order of summation of the definition (Winograd rounds differently, still within
     1e-5 of the largest output). `rank`: the plan to take of those that the template knows, the cheapest by its own
-    estimate first; beyond the last, the last.
+    estimate first; beyond the last, the last. `x_dtype` and `out_dtype` are those in memory, where bf16 is uint16; the
+    result's halo and its lanes beyond the last channel hold `fill`.
     """
 
     x_shape: tuple[Dim, ...]
@@ -33,6 +34,9 @@ class ConvCall:
     unit: VectorUnit = AVX512
     allow_winograd: bool = True
     rank: int = 0
+    x_dtype: str = "float32"
+    out_dtype: str = "float32"
+    fill: float = 0
 
     @property
     def batch(self) -> Dim:
@@ -75,6 +79,9 @@ def conv_call(
     unit: VectorUnit = AVX512,
     allow_winograd: bool = True,
     rank: int = 0,
+    x_dtype: str = "float32",
+    out_dtype: str = "float32",
+    fill: float = 0,
 ) -> ConvCall | None:
     """A call in ONNX's terms; None for 3-D, for symbolic dimensions other than N, and where attributes do not fit."""
     x_shape, weight_shape = tuple(x_shape), tuple(weight_shape)
@@ -88,5 +95,18 @@ def conv_call(
     if window is None:
         return None
     return ConvCall(
-        x_shape, weight_shape, window, groups, x_layout, out_layout, epilogue, tuple(extras), unit, allow_winograd, rank
+        x_shape,
+        weight_shape,
+        window,
+        groups,
+        x_layout,
+        out_layout,
+        epilogue,
+        tuple(extras),
+        unit,
+        allow_winograd,
+        rank,
+        x_dtype,
+        out_dtype,
+        fill,
     )

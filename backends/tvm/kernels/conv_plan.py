@@ -79,9 +79,9 @@ def plan_band(shape: ConvShape, window: Window, unit: VectorUnit) -> BandPlan:
     else:
         rows = window.rows.out
         out_rows = rows
-        while out_rows > 1 and 4 * shape.inputs * Panel(window, out_rows).planes * Panel(
-            window, out_rows
-        ).plane > (PANEL_BYTES):
+        while out_rows > 1 and 4 * shape.inputs * Panel(window, out_rows).planes * Panel(window, out_rows).plane > (
+            PANEL_BYTES
+        ):
             out_rows -= 1
         bands = ceil_div(rows, out_rows)
         if shape.groups * bands < TASKS and rows >= TASKS * 4:
@@ -91,9 +91,5 @@ def plan_band(shape: ConvShape, window: Window, unit: VectorUnit) -> BandPlan:
         panel = Panel(window, out_rows)
     block, vectors = choose_tile(shape.outputs, ceil_div(panel.flat, unit.lanes), unit)
     blocks = shape.outputs // block
-    splits = (
-        1
-        if bands * shape.groups >= TASKS
-        else max(1, min(ceil_div(TASKS, bands * shape.groups), blocks // 4))
-    )
+    splits = 1 if bands * shape.groups >= TASKS else max(1, min(ceil_div(TASKS, bands * shape.groups), blocks // 4))
     return BandPlan(panel, bands, splits, block, vectors, by_pixels)

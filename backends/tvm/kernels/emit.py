@@ -16,6 +16,9 @@ _X86_MAX: Mapping[int, tuple[Any, ...]] = {
 }
 _NAN = 3  # either kind, for llvm.is.fpclass
 
+BF16_BITS = "uint16"
+"""How bf16 lies in memory: TVM turns its own bf16 into fp32 here and there."""
+
 
 class Emitter:
     """Builds one opaque PrimFunc statement by statement; `func` holds it once `function()` is left."""
@@ -38,6 +41,15 @@ class Emitter:
 
     def arg(self, name: str, shape: Sequence[Dim], dtype: str = "float32") -> Any:
         return self._script.arg(name, self._script.buffer(tuple(shape), dtype, layout=None))
+
+    def floats(self, name: str, shape: Sequence[Dim], dtype: str = "float32") -> Any:
+        """A parameter that is read as fp32 where it holds bf16 (`dtype` uint16), and as it is otherwise."""
+        made = self.arg(name, shape, dtype)
+        return _Widened(self, made) if dtype == BF16_BITS else made
+
+    def flat(self, buffer: Any, count: Dim) -> Any:
+        """The same memory as one row."""
+        return self._script.decl_buffer((count,), str(buffer.dtype), data=buffer.data, layout=None)
 
     def extra_args(self, extras: Sequence[ExtraOperand]) -> tuple[Any, ...]:
         return tuple(self.arg(f"extra{i}", e.shape, e.dtype) for i, e in enumerate(extras))
@@ -152,6 +164,13 @@ class Emitter:
         lanes = value.ty.dtype.lanes
         return self._tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
 
+    def narrowed(self, value: Expr, dtype: str) -> Expr:
+        """An fp32 number as it is stored: bf16 (`dtype` uint16), which it must be already, or fp32."""
+        if dtype != BF16_BITS:
+            return value
+        raw = self.reinterpret(value, "uint32")
+        return self.cast(raw >> self.splat_of(16, "uint32", value.ty.dtype.lanes), BF16_BITS)
+
     def bits(self, value: Expr, dtype: str) -> Expr:
         """All bits of a value, as another type (`int8x64`) of the same size."""
         return self._tirx.reinterpret(dtype, value)
@@ -191,9 +210,7 @@ class Emitter:
         hints = [self.integer(value) for value in (0, 2, 1)]  # to be read, into L2, data
         self._script.evaluate(self._tirx.call_llvm_intrin("void", "llvm.prefetch", at, *hints))
 
-    def fill_row(
-        self, buffer: Any, prefix: Sequence[Expr], start: Expr, length: int, value: float, lanes: int
-    ) -> None:
+    def fill_row(self, buffer: Any, prefix: Sequence[Expr], start: Expr, length: int, value: float, lanes: int) -> None:
         """buffer[prefix, start : start + length] = value."""
         if length <= 0:
             return
@@ -235,3 +252,15 @@ class Emitter:
                 self.store(out, at, epilogue(value(start + lane), at, extras))
 
         self.for_each_vector(length, lanes, body)
+
+
+class _Widened:
+    """A buffer of bf16 that is read as fp32."""
+
+    def __init__(self, emit: Emitter, buffer: Any) -> None:
+        self._emit, self._buffer = emit, buffer
+
+    def __getitem__(self, index: Any) -> Expr:
+        emit = self._emit
+        wide = emit.cast(self._buffer[index], "uint32")
+        return emit.reinterpret(wide << emit.splat_of(16, "uint32", wide.ty.dtype.lanes), "float32")

@@ -98,8 +98,7 @@ def make_window(
     if min([*spatial, *kernel, *strides, *dilations]) < 1 or min(pads) < 0:
         return None
     axes = [
-        Axis(spatial[i], kernel[i], strides[i], pads[i], pads[rank + i], dilations[i], ceil_mode)
-        for i in range(rank)
+        Axis(spatial[i], kernel[i], strides[i], pads[i], pads[rank + i], dilations[i], ceil_mode) for i in range(rank)
     ]
     if min(a.out for a in axes) < 1:
         return None

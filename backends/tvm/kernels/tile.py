@@ -103,9 +103,7 @@ class RegisterTile:
         """acc[r, v] += scalar(r) * vector(v)."""
         self.update(lambda acc, r, v: acc + self._emit.splat(scalar(r), self._shape[2]) * vector(v))
 
-    def spill(
-        self, buffer: Any, index: Callable[[int, int], list[Expr]], rows: range | None = None
-    ) -> None:
+    def spill(self, buffer: Any, index: Callable[[int, int], list[Expr]], rows: range | None = None) -> None:
         """Store accumulators, of all rows or some: vector v of row r goes to buffer[index(r, v)] and following."""
         emit, (count, vectors, lanes) = self._emit, self._shape
         for r in range(count) if rows is None else rows:

@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from types import MappingProxyType, ModuleType
 
-from . import binary, casts, contract, elementwise, images, index, norm, pool, quantized, reduce, shape
+from . import (
+    binary,
+    casts,
+    contract,
+    elementwise,
+    images,
+    index,
+    norm,
+    pool,
+    quantized,
+    quantized_dynamic,
+    reduce,
+    shape,
+)
 from .table import Lowering
 
 __all__ = ["LOWERINGS"]
@@ -24,6 +37,7 @@ MODULES: tuple[ModuleType, ...] = (
     norm,
     images,
     quantized,
+    quantized_dynamic,
 )
 
 

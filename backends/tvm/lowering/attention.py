@@ -21,7 +21,7 @@ from .group import Group
 from .nodes import run_nodes
 from .tensor import Lazy, Sink, project
 
-__all__ = ["keys_seen", "lower_attention"]
+__all__ = ["keys_outermost", "keys_seen", "lower_attention", "tensor_type"]
 
 F32 = Float("f32")
 HIDDEN = -1e30
@@ -79,7 +79,7 @@ def lower_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) -> bool:
         q=reader(q),
         k=reader(k),
         v=reader(v),
-        keys_outermost=_keys_outermost(right, {n.output: n for n in parts.before}),
+        keys_outermost=keys_outermost(right, {n.output: n for n in parts.before}),
         score=lambda index, value: ctx.element_of(product, index, value)(scores),
         out=out,
         out_index=lambda index: tuple(index[a] for a in parts.perm),
@@ -164,7 +164,7 @@ def _f32(*values: Value | None) -> bool:
     return all(isinstance(t, Tensor) and t.elem is F32 and 0 not in t.shape for t in types)
 
 
-def _keys_outermost(k: Value, made: Mapping[Value, Node]) -> bool:
+def keys_outermost(k: Value, made: Mapping[Value, Node]) -> bool:
     """Whether the depth, not the keys, of k[.., depth, keys] is what lies together in memory."""
     keys = len(tensor_type(k).shape) - 1
     while k in made:

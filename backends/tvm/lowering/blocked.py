@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir.graph import Node, Value
+from ....ir.types import Tensor
 from ..kernels import Kernel, VectorUnit, conv_call
 from ..kernels.blocked.conv import conv_blocked
 from ..kernels.blocked.elementwise import elementwise_blocked
 from ..kernels.blocked.pool import average_pool_blocked, global_average_pool_blocked, max_pool_blocked
 from ..kernels.blocked.relayout import concat_blocked
 from ..kernels.layout import PLAIN, Blocked, Layout, Plain
+from ..kernels.lowbit.conv import conv_halves
+from ..kernels.lowbit.image import interleave_bytes
 from . import LOWERINGS
 from .context import Context
+from .elements import array_of, storage_dtype
 from .epilogue import Epilogue
 from .group import Group
 from .layouts import STEM_CHANNELS, halo_of, image_kind, is_image, shape_of
@@ -65,14 +69,15 @@ def from_blocked(
     shapes = [ctx.declare_shape(shape_of(v)) for v in anchor.inputs[:2] if v is not None]
     extras = _extra_layouts(group, shape, layouts, unit)
     epilogue = Epilogue(ctx, group, anchor.output, group.nodes[1:], bias, extras)
-    kernel = _instantiate(anchor, kind, shapes, expected, wanted, epilogue, unit, rank)
+    dtypes = {"x_dtype": _dtype(source), "out_dtype": _dtype(group.outputs[0])}
+    kernel = _instantiate(anchor, kind, shapes, expected, wanted, epilogue, unit, rank, dtypes)
     if kernel is None:
         return None
     operands: list[Any] = [value]
     if kind == "conv":
         weight, packer = anchor.inputs[1], kernel.packers[1]
         assert weight is not None and packer is not None
-        operands.append(packer(group.known[weight].array))
+        operands.append(packer(array_of(group.known[weight].array)))
     needs = {**_used(epilogue), value: expected}
     if any(o is value for o in epilogue.operands) and _used(epilogue).get(value, PLAIN) != expected:
         return None  # one value in two layouts
@@ -103,7 +108,7 @@ def _expected(anchor: Node, kind: str, own: Layout, source: Value, unit: VectorU
     halo = halo_of(anchor)
     channels = shape_of(source)[1]
     if isinstance(own, Blocked):
-        return own if own.halo.covers(halo) else Blocked(unit.lanes, halo.union(own.halo))
+        return own if own.halo.covers(halo) else Blocked(own.lanes, halo.union(own.halo))
     if kind == "conv" and channels <= STEM_CHANNELS and anchor.attr("g") == 1:
         return PLAIN
     return Blocked(unit.lanes, halo)
@@ -121,11 +126,25 @@ def _extra_layouts(
     return found
 
 
+def _dtype(value: Value) -> str:
+    assert isinstance(value.type, Tensor)
+    return storage_dtype(value.type.elem)
+
+
 def _instantiate(
-    anchor: Node, kind: str, shapes: list[Any], x: Layout, out: Layout, epilogue: Epilogue, unit: VectorUnit, rank: int
+    anchor: Node,
+    kind: str,
+    shapes: list[Any],
+    x: Layout,
+    out: Layout,
+    epilogue: Epilogue,
+    unit: VectorUnit,
+    rank: int,
+    dtypes: Mapping[str, str],
 ) -> Kernel | None:
     a = anchor.attr
     options: dict[str, Any] = {
+        **dtypes,
         "x_layout": x,
         "out_layout": out,
         "epilogue": epilogue,
@@ -135,7 +154,9 @@ def _instantiate(
     if kind == "conv":
         attributes = {"strides": a("strides"), "pads": a("pads"), "dilations": a("dilations"), "groups": a("g")}
         call = conv_call(shapes[0], shapes[1], **attributes, rank=rank, **options)
-        return None if call is None else conv_blocked(call)
+        if call is None or call.x_dtype == "float32":
+            return None if call is None else conv_blocked(call)
+        return conv_halves(call)
     if kind == "mean":
         axes = a("axes")
         if axes is None or sorted(i % 4 for i in axes) != [2, 3] or not a("keepdims"):
@@ -171,6 +192,8 @@ def _elementwise(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout]
     shape = shape_of(group.outputs[0])
     if not isinstance(wanted, Blocked) or any(shape_of(v) != shape for n in group.nodes for v in n.outputs):
         return None
+    if wanted.lanes != unit.lanes:
+        return _interleaved(group, unit, layouts, wanted)
     full = [(i, o) for i, o in group.operands if shape_of(i) == shape]
     if not full or any(not is_image(i.type) or i in group.known for i, _ in full):
         return None
@@ -187,6 +210,8 @@ def _elementwise(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout]
         logical,
         x_layout=layouts[value],
         out_layout=wanted,
+        x_dtype=_dtype(inside),
+        out_dtype=_dtype(group.outputs[0]),
         epilogue=epilogue,
         extras=tuple(epilogue.extras),
         unit=unit,
@@ -195,6 +220,35 @@ def _elementwise(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout]
         return None
     needs = {**_used(epilogue), value: layouts[value]}
     return BlockedCall(ctx.finished(kernel.func), (value, *epilogue.operands), needs, wanted)
+
+
+def _interleaved(
+    group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wanted: Blocked
+) -> BlockedCall | None:
+    """An image of few channels from a plain one."""
+    shape = shape_of(group.outputs[0])
+    full = [(i, o) for i, o in group.operands if shape_of(i) == shape]
+    if not full or any(i in group.known or isinstance(layouts.get(o, PLAIN), Blocked) for i, o in full):
+        return None
+    inside, value = full[0]
+    ctx = Context(unit)
+    ctx.node = group.nodes[0]
+    logical = ctx.declare_shape(shape)
+    epilogue = Epilogue(ctx, group, inside, group.nodes)
+    kernel = interleave_bytes(
+        logical,
+        out_layout=wanted,
+        x_dtype=_dtype(inside),
+        out_dtype=_dtype(group.outputs[0]),
+        epilogue=epilogue,
+        extras=tuple(epilogue.extras),
+        unit=unit,
+    )
+    if kernel is None or _dtype(inside) != "float32":
+        return None
+    return BlockedCall(
+        ctx.finished(kernel.func), (value, *epilogue.operands), {**_used(epilogue), value: PLAIN}, wanted
+    )
 
 
 def _concat(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wanted: Layout) -> BlockedCall | None:
@@ -208,7 +262,16 @@ def _concat(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wan
     ctx.node = node
     shapes = [ctx.declare_shape(shape_of(v)) for v in node.inputs if v is not None]
     expected = [own if isinstance(own := layouts.get(v, PLAIN), Blocked) else Blocked(unit.lanes) for v in values]
-    kernel = concat_blocked(shapes, x_layouts=expected, out_layout=wanted, unit=unit)
+    dtype = _dtype(node.output)
+    kernel = concat_blocked(
+        shapes,
+        x_layouts=expected,
+        out_layout=wanted,
+        x_dtypes=[dtype] * len(shapes),
+        out_dtype=dtype,
+        epilogue=lambda acc, index, extras: ctx.emit.narrowed(acc, dtype),
+        unit=unit,
+    )
     if kernel is None:
         return None
     return BlockedCall(ctx.finished(kernel.func), tuple(values), dict(zip(values, expected, strict=True)), wanted)

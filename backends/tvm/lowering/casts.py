@@ -15,7 +15,7 @@ from .context import Context
 from .conversions import reinterpreted, to_integer
 from .elements import compute_dtype, from_memory, storage_dtype, stored, to_memory
 from .expr import Expr, Index, any_of, cast, const, dtype_of, is_float, is_nan, libm, like, select, smaller
-from .functions import round_half_even
+from .functions import nearest_int, round_half_even
 from .narrow import FORMATS, encode_e8m0
 from .problems import refused
 from .table import lower, scalar
@@ -141,6 +141,16 @@ def quantize(ctx: Context, node: Node, x: Lazy) -> Lazy:
     exact_in_f32 = to.store.bits <= 16  # rounded values and zero points add up exactly
     wide = "float32" if exact_in_f32 and real == "float32" else "float64"
     zero = _spread(ctx, to.zero, to, type.shape, wide)
+    if wide == "float32" and not isinstance(to.zero, Constant):
+        offset = int(to.zero)
+
+        def read_clamped(index: Index) -> Expr:  # whole numbers as bounds go before the rounding, which is easy then
+            scaled = ctx.let(cast(ctx.read(x, index), real) / scale(index))
+            least, most = like(scaled, low - offset), like(scaled, high - offset)
+            bounded = select(scaled > most, most, select(scaled >= least, scaled, least))
+            return cast(nearest_int(bounded) + const(offset, "int32"), dtype)
+
+        return Lazy(type, read_clamped, x.source)
 
     def read(index: Index) -> Expr:
         moved = cast(round_half_even(cast(ctx.read(x, index), real) / scale(index), ctx.let), wide)

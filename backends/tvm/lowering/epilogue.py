@@ -68,8 +68,8 @@ class Epilogue:
             layout = layouts.get(operand, PLAIN) if v in outside else PLAIN
             buffer = self._add(shape, storage_dtype(v.type.elem), operand, layout)
             env[v] = ctx.view(buffer, v.type, constant=group.known.get(v))
-        if bias is not None:
-            env[anchor] = _plus_bias(ctx, self.anchor, env[bias])
+        if anchor.node in group.nodes:  # else it is a stored number, and needs no rounding
+            env[anchor] = _rounded(ctx, self.anchor, None if bias is None else env[bias])
         run_nodes(ctx, nodes, env)
         self.result = env[group.outputs[0]]
 
@@ -84,12 +84,19 @@ class Epilogue:
 
     def __call__(self, acc: Expr, index: Index, extras: tuple[Any, ...]) -> Expr:
         self._slots[:] = extras
-        return self.ctx.element_of(self.anchor, tuple(index), acc)(self.result)
+        value = self.ctx.element_of(self.anchor, tuple(index), acc)(self.result)
+        return self.ctx.emit.narrowed(value, storage_dtype(self.result.elem))
 
 
 def _never(sink: Sink) -> None:
     raise AssertionError("a template's result is read by its epilogue only")
 
 
-def _plus_bias(ctx: Context, x: Lazy, bias: Lazy) -> Lazy:
-    return Lazy(x.type, lambda index: ctx.read(x, index) + ctx.read(bias, (index[1],)), x.source)
+def _rounded(ctx: Context, x: Lazy, bias: Lazy | None) -> Lazy:
+    """x plus a bias, if there is one, as the element type can hold it."""
+
+    def read(index: Index) -> Expr:
+        value = ctx.read(x, index)
+        return ctx.rounded(x.elem, value if bias is None else value + ctx.read(bias, (index[1],)))
+
+    return Lazy(x.type, read, x.source)

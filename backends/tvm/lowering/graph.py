@@ -234,8 +234,8 @@ class _Lowering:
         if key not in self.copies:
             assert isinstance(value.type, Tensor)
             shape, dtype = self._shape(value.type.shape), storage_dtype(value.type.elem)
-            if dtype == "float32":
-                kernel = relayout(shape, x_layout=own, out_layout=layout, unit=self.unit)
+            if dtype in ("float32", "uint16"):
+                kernel = relayout(shape, x_layout=own, out_layout=layout, dtype=dtype, unit=self.unit)
             else:
                 kernel = byte_relayout(shape, dtype, own, layout, self.unit)
             assert kernel is not None, "images have a copy in every layout"

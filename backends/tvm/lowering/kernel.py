@@ -18,7 +18,9 @@ from .blocked import from_blocked
 from .context import Context
 from .elements import array_of, storage_dtype
 from .group import Group, group_of, merged_types
+from .int4 import from_int4
 from .nodes import check, run_nodes
+from .quantized_attention import lower_integer_attention
 from .quantized_images import from_quantized
 from .rows import lower_rows
 from .templates import from_template
@@ -65,7 +67,7 @@ def lower_node(
         )
         if blocked is not None:
             return Call(blocked.func, blocked.operands, node.outputs, blocked.layouts, blocked.layout)
-        made = from_template(group, unit, rank)
+        made = from_int4(group, unit) or from_template(group, unit, rank)
         if made is not None:
             return Call(made.func, made.operands, node.outputs)
     return _generic(group, node, unit, exact)
@@ -114,7 +116,8 @@ def _generic(group: Group, outer: Node, unit: VectorUnit, exact: bool) -> Call:
         targets = [_view(ctx, b, merged[v]) if v in merged else b for v, b in zip(group.outputs, buffers, strict=True)]
         for v, b in zip(group.outputs, targets, strict=True):
             ctx.set_target(v, b)
-        if exact or not (lower_attention(ctx, group, env) or lower_rows(ctx, group, env)):
+        special = (lower_attention, lower_integer_attention, lower_rows)
+        if exact or not any(lower(ctx, group, env) for lower in special):
             run_nodes(ctx, group.nodes, env)
         for v, b in zip(group.outputs, targets, strict=True):
             if env[v].buffer is None or not env[v].buffer.same_as(b):

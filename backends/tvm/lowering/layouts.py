@@ -23,7 +23,13 @@ from .group import Group, group_of
 
 __all__ = ["blocked_layouts", "halo_of", "image_kind", "is_image", "shape_of"]
 
-F32 = Float("f32")
+F32, BF16 = Float("f32"), Float("bf16")
+REAL = (F32, BF16)
+"""What images are of."""
+
+FEW = 4
+"""Channels of an image of bf16 that lie side by side."""
+
 STEM_CHANNELS = 4
 """Up to this many channels, an image is read by the first convolution as it is."""
 
@@ -35,10 +41,10 @@ def shape_of(value: Value) -> tuple[Any, ...]:
 
 
 def is_image(type: object) -> bool:
-    """Whether a type is a batch of f32 images of known size."""
+    """Whether a type is a batch of f32 or bf16 images of known size."""
     return (
         isinstance(type, Tensor)
-        and type.elem is F32
+        and type.elem in REAL
         and len(type.shape) == 4
         and all(isinstance(d, int) and d > 0 for d in type.shape[1:])
         and type.shape[0] != 0
@@ -119,4 +125,27 @@ def blocked_layouts(
             if source in can and source is not None:
                 needed = halo_of(anchor) if v is anchor.inputs[0] and not passing else NO_HALO
                 halos[source] = halos.get(source, NO_HALO).union(needed)
-    return {v: Blocked(unit.lanes, halo) for v, halo in halos.items()}
+    found = {v: Blocked(unit.lanes, halo) for v, halo in halos.items()}
+    few = _interleaved(order) if unit.lanes > FEW else {}
+    return found | {v: Blocked(FEW, halo) for v, halo in few.items() if v not in graph.outputs}
+
+
+def _interleaved(order: Iterable[tuple[Node, Group, str]]) -> dict[Value, Halo]:
+    """Images of bf16 and few channels that are cast from f32 and read by convolutions only."""
+    casts: set[Value] = set()
+    halos: dict[Value, Halo] = {}
+    for node, group, kind in order:
+        if kind == "elementwise" and node.output.type.elem is BF16 and 2 < shape_of(node.output)[1] <= FEW:  # type: ignore[union-attr]
+            full = [i for i, _ in group.operands if shape_of(i) == shape_of(node.output)]
+            if all(i.type.elem is F32 and i not in group.known for i in full):  # type: ignore[union-attr]
+                casts.add(node.output)
+                continue
+        anchor = group.nodes[0] if group.nodes else None
+        for inside, value in group.operands:
+            if value not in casts:
+                continue
+            if kind == "conv" and anchor is not None and inside is anchor.inputs[0] and anchor.attr("g") == 1:
+                halos[value] = halos.get(value, NO_HALO).union(halo_of(anchor))
+            else:
+                casts.discard(value)
+    return {v: halo for v, halo in halos.items() if v in casts}

@@ -18,7 +18,7 @@ from ..kernels.layout import NO_HALO, Blocked, Halo
 from .group import Group, group_of
 from .layouts import shape_of
 
-__all__ = ["byte_kind", "byte_layouts", "is_byte_image", "needed", "zero_of"]
+__all__ = ["byte_kind", "byte_layouts", "elementwise", "is_byte_image", "needed", "zero_of"]
 
 ELEMENTWISE = {"nn.gelu", "quant.requantize", "quant.add", "quant.table", "quant.quantize", "quant.store", "quant.load"}
 FEW = 4

@@ -22,14 +22,16 @@ from ..kernels import (
     matmul,
     max_pool,
 )
+from ..kernels.lowbit.gemm import matmul_bf16
 from . import LOWERINGS
 from .context import Context
+from .elements import array_of
 from .epilogue import Epilogue
 from .group import Group
 
-__all__ = ["Templated", "from_template"]
+__all__ = ["Templated", "eligible", "from_template"]
 
-F32 = Float("f32")
+F32, BF16 = Float("f32"), Float("bf16")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Templated:
 def from_template(group: Group, unit: VectorUnit, rank: int = 0) -> Templated | None:
     """The group by a template and its plan of a rank, or None where there is none for it."""
     anchor = group.nodes[0] if group.nodes else None
-    if anchor is None or not _eligible(group, anchor):
+    if anchor is None or not eligible(group, anchor):
         return None
     ctx = Context(unit)
     ctx.node = anchor
@@ -62,16 +64,18 @@ def from_template(group: Group, unit: VectorUnit, rank: int = 0) -> Templated | 
         if packer is None:
             operands.append(outside.get(v, v))
         else:
-            operands.append(packer(group.known[v].array))
+            operands.append(packer(array_of(group.known[v].array)))
     return Templated(ctx.finished(kernel.func), (*operands, *epilogue.operands))
 
 
-def _eligible(group: Group, anchor: Node) -> bool:
+def eligible(group: Group, anchor: Node) -> bool:
     """One f32 result of the anchor's shape, computed element by element from the anchor's."""
     if len(group.outputs) != 1 or anchor.op.name not in _ANCHORS:
         return False
     types = [v.type for v in (*anchor.inputs, *anchor.outputs, *group.outputs) if v is not None]
-    if not all(isinstance(t, Tensor) and t.elem is F32 for t in types):
+    if not all(isinstance(t, Tensor) and t.elem is types[0].elem for t in types):  # type: ignore[union-attr]
+        return False
+    if not (types[0].elem is F32 or (types[0].elem is BF16 and anchor.op.name == "nn.matmul")):  # type: ignore[union-attr]
         return False
     shape = anchor.output.type.shape
     if any(isinstance(d, int) and d == 0 for t in types for d in t.shape):
@@ -103,9 +107,7 @@ def _packed_operand(group: Group, anchor: Node) -> int | None:
     return 1
 
 
-def _instantiate(
-    anchor: Node, shapes: list[Any], epilogue: Epilogue, unit: VectorUnit, rank: int
-) -> Kernel | None:
+def _instantiate(anchor: Node, shapes: list[Any], epilogue: Epilogue, unit: VectorUnit, rank: int) -> Kernel | None:
     a = anchor.attr
     options: dict[str, Any] = {"epilogue": epilogue, "extras": tuple(epilogue.extras), "unit": unit}
     name = anchor.op.name
@@ -147,6 +149,10 @@ def _matmul(anchor: Node, shapes: list[Any], options: dict[str, Any]) -> Kernel 
     weight = anchor.inputs[1]
     epilogue = options["epilogue"]
     assert weight is not None
-    if weight in epilogue.known and len(shapes[1]) == 2 and all(isinstance(d, int) for d in shapes[1]):
+    constant = weight in epilogue.known and len(shapes[1]) == 2 and all(isinstance(d, int) for d in shapes[1])
+    if isinstance(weight.type, Tensor) and weight.type.elem is BF16:
+        del options["rank"]
+        return matmul_bf16(shapes[0], shapes[1], out_dtype="uint16", **options) if constant else None
+    if constant:
         return matmul(shapes[0], shapes[1], **options)
     return batched_matmul(shapes[0], shapes[1], **options)

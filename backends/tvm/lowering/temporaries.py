@@ -68,6 +68,8 @@ class Temporaries:
             then = self._visit(stmt.then_case)
             other = None if stmt.else_case is None else self._visit(stmt.else_case)
             return tirx.IfThenElse(stmt.condition, then, other)
+        if kind == "AttrStmt":  # LLVM assembly that the statements inside call
+            return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, self._visit(stmt.body))
         if kind != "For":
             return stmt
         body = self._visit(stmt.body)

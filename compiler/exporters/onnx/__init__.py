@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....ir.graph import Graph, Module, Node
+from .dynamic_ops import DYNAMIC_EXPORTS
 from .ops import EXPORTS
 from .quant_ops import FUSED, QUANT_EXPORTS
 from .writer import OPSET, Writer, refused
@@ -51,7 +52,7 @@ def _write(writer: Writer, graph: Graph) -> None:
             if fused(writer, node):
                 break
         else:
-            export = EXPORTS.get(node.op.name) or QUANT_EXPORTS.get(node.op.name)
+            export = EXPORTS.get(node.op.name) or (QUANT_EXPORTS | DYNAMIC_EXPORTS).get(node.op.name)
             if export is None:
                 raise refused(node, "ONNX has no form of it that is written here")
             export(writer, node)

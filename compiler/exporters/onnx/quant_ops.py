@@ -260,6 +260,20 @@ def _table(writer: Writer, node: Node) -> None:
     writer.emit(node, "Gather", [writer[table], index], axis=0)
 
 
+def _shift_right(writer: Writer, node: Node) -> None:
+    """ONNX shifts unsigned numbers only. (x - x mod 2**n) / 2**n has no remainder; mod has the divisor's sign."""
+    x, by = node.inputs
+    assert x is not None
+    elem = _elem(x)
+    constant = None if by is None or by.node is None else by.node.constant
+    count = -1 if constant is None or constant.array.size != 1 else int(constant.array.reshape(()))
+    if not isinstance(elem, Int) or not 0 <= count < elem.bits - 1:
+        raise refused(node, "ONNX has shifts of unsigned numbers only")
+    power = writer.scalar(1 << count, elem.dtype)
+    rest = writer.add("Mod", [writer[x], power])
+    writer.emit(node, "Div", [writer.add("Sub", [writer[x], rest]), power])
+
+
 FUSED: dict[str, tuple[Callable[[Writer, Node], bool], ...]] = dict.fromkeys(_DEFERRED, (_deferred,))
 
 QUANT_EXPORTS: dict[str, Callable[[Writer, Node], None]] = {
@@ -273,4 +287,5 @@ QUANT_EXPORTS: dict[str, Callable[[Writer, Node], None]] = {
     "quant.requantize": _requantize,
     "quant.add": _add,
     "quant.table": _table,
+    "math.shift_right": _shift_right,
 }

@@ -19,7 +19,7 @@ from intaglio.backends.tvm.kernels import VECTOR_UNITS, Kernel, VectorUnit, batc
 from intaglio.backends.tvm.kernels.blocked.conv import conv_blocked
 from intaglio.backends.tvm.kernels.blocked.pool import max_pool_blocked
 from intaglio.backends.tvm.kernels.blocked.winograd_plan import ranked_winograd
-from intaglio.backends.tvm.kernels.conv_call import conv_call
+from intaglio.backends.tvm.kernels.conv_call import ConvCall, conv_call
 from intaglio.backends.tvm.kernels.conv_plan import ConvShape
 from intaglio.backends.tvm.kernels.geometry import make_window
 from intaglio.backends.tvm.kernels.layout import Blocked, Halo
@@ -44,6 +44,12 @@ def code(func: Any, isa: str) -> str:
 def made(kernel: Kernel | None) -> Any:
     assert kernel is not None
     return kernel.func
+
+
+def called(*shapes: tuple[int, ...], **options: Any) -> ConvCall:
+    call = conv_call(*shapes, **options)
+    assert call is not None
+    return call
 
 
 def vector(isa: str) -> str:
@@ -165,7 +171,10 @@ def test_products_of_bytes(isa: str) -> None:
     image = {"x_layout": Blocked(unit.lanes, HALO), "out_layout": Blocked(unit.lanes), "pads": (1, 1, 1, 1)}
     for kernel, spills in (
         (matmul_int8((128, 384), (384, 1536), unit=unit), 0),
-        (conv_int8((1, 64, 56, 56), (64, 64, 3, 3), **image, unit=unit), 14),
+        (
+            conv_int8(called((1, 64, 56, 56), (64, 64, 3, 3), x_dtype="uint8", out_dtype="int32", **image, unit=unit)),
+            14,
+        ),
     ):
         loop = hot_loop(code(made(kernel), isa))
         assert loop.count("vpdpbusd") == loop.products
@@ -178,7 +187,7 @@ def test_products_of_bf16() -> None:
     image = {"x_layout": Blocked(unit.lanes, HALO), "out_layout": Blocked(unit.lanes), "pads": (1, 1, 1, 1)}
     for kernel in (
         matmul_bf16((128, 384), (384, 1536), unit=unit),
-        conv_bf16((1, 64, 56, 56), (64, 64, 3, 3), **image, unit=unit),
+        conv_bf16(called((1, 64, 56, 56), (64, 64, 3, 3), **image, unit=unit)),
     ):
         loop = hot_loop(code(made(kernel), isa))
         assert loop.count("vdpbf16ps") == loop.products

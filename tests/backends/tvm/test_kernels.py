@@ -35,9 +35,7 @@ def array(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-def run(
-    kernel: Kernel | None, inputs: Sequence[Array], extras: Sequence[Array] = (), isa: str | None = None
-) -> Array:
+def run(kernel: Kernel | None, inputs: Sequence[Array], extras: Sequence[Array] = (), isa: str | None = None) -> Array:
     assert kernel is not None
     packed = [pack(a) if pack else a for pack, a in zip(kernel.packers, inputs, strict=True)]
     dims: dict[int, int] = {}
@@ -220,12 +218,10 @@ def test_conv_with_symbolic_batch(case: Any, n: int) -> None:
 )
 def test_conv_1d(x_shape: Any, w_shape: Any, stride: int, pads: Any, dilation: int, groups: int) -> None:
     x, w = array(*x_shape), array(*w_shape, seed=1)
-    kernel = plain_conv(
-        x_shape, w_shape, strides=[stride], pads=pads, dilations=[dilation], groups=groups, unit=UNIT
-    )
-    want = conv_reference(
-        x[:, :, None], w[:, :, None], (1, stride), (0, pads[0], 0, pads[1]), (1, dilation), groups
-    )[:, :, 0]
+    kernel = plain_conv(x_shape, w_shape, strides=[stride], pads=pads, dilations=[dilation], groups=groups, unit=UNIT)
+    want = conv_reference(x[:, :, None], w[:, :, None], (1, stride), (0, pads[0], 0, pads[1]), (1, dilation), groups)[
+        :, :, 0
+    ]
     check(run(kernel, [x, w]), want)
 
 
@@ -355,9 +351,7 @@ def test_batched_matmul(a_shape: Any, b_shape: Any) -> None:
     def epilogue(acc: Any, index: tuple[Any, ...], extras: tuple[Any, ...]) -> Any:
         return tirx.max(acc * tirx.const(0.5, "float32") + extras[0][index], tirx.const(0.0, "float32"))
 
-    kernel = batched_matmul(
-        a_shape, b_shape, epilogue=epilogue, extras=[ExtraOperand(residual.shape)], unit=UNIT
-    )
+    kernel = batched_matmul(a_shape, b_shape, epilogue=epilogue, extras=[ExtraOperand(residual.shape)], unit=UNIT)
     check(run(kernel, [a, b], [residual]), np.maximum(want * 0.5 + residual, 0))
 
 
@@ -428,9 +422,7 @@ def test_max_pool_with_ceil_mode(size: int, kernel: int, stride: int, out: int) 
     x = array(1, 2, size, size)
     got = run(max_pool(x.shape, (kernel, kernel), strides=(stride, stride), ceil_mode=True, unit=UNIT), [x])
     pads = (0, 0, kernel, kernel)
-    want = patches(x, (kernel, kernel), (stride, stride), pads, (1, 1), -np.inf).max((-2, -1))[
-        :, :, :out, :out
-    ]
+    want = patches(x, (kernel, kernel), (stride, stride), pads, (1, 1), -np.inf).max((-2, -1))[:, :, :out, :out]
     check(got, want)
 
 

@@ -15,7 +15,7 @@ import ml_dtypes
 
 from intaglio.backends.tvm import api, runtime
 from intaglio.backends.tvm.isa import ISA_NAMES, host_runs
-from intaglio.backends.tvm.kernels import VECTOR_UNITS, ExtraOperand
+from intaglio.backends.tvm.kernels import VECTOR_UNITS, ExtraOperand, conv_call
 from intaglio.backends.tvm.kernels.layout import Blocked, Halo
 from intaglio.backends.tvm.kernels.lowbit.conv import conv_bf16, conv_int8
 from intaglio.backends.tvm.kernels.lowbit.depthwise import depthwise_int8
@@ -180,17 +180,19 @@ def check_bytes(template: Any, isa: str, case: dict[str, Any], dtype: str, zero:
     layout = Blocked(lanes, Halo(pads[0] + 1, pads[2], pads[1], pads[3] + 1))
     result = Blocked(lanes, Halo(1, 0, 1, 1))
     x, w = drawn_bytes(rng, dtype, *case["shape"]), drawn_bytes(rng, "int8", *case["weight"])
-    kernel = template(
+    call = conv_call(
         x.shape,
         w.shape,
         x_layout=layout,
         out_layout=result,
         x_dtype=dtype,
-        zero_point=zero,
+        out_dtype="int32",
         fill=9,
         unit=VECTOR_UNITS[isa],
         **options,
     )
+    assert call is not None
+    kernel = template(call, zero_point=zero)
     assert kernel is not None
     got = run(kernel, [block(x, layout, zero), w], [], isa, "int32")
     want = reference(x.astype(int) - zero, w.astype(int), *options.values())
@@ -219,7 +221,9 @@ def test_convolution_of_bf16(isa: str, case: dict[str, Any], seed: int) -> None:
     options = {k: case[k] for k in ("strides", "pads", "dilations", "groups")}
     layout, result = Blocked(lanes, Halo(pads[0], pads[2], pads[1], pads[3])), Blocked(lanes)
     x, w = (rng.standard_normal(case[k]).astype(ml_dtypes.bfloat16) for k in ("shape", "weight"))
-    kernel = conv_bf16(x.shape, w.shape, x_layout=layout, out_layout=result, unit=VECTOR_UNITS[isa], **options)
+    call = conv_call(x.shape, w.shape, x_layout=layout, out_layout=result, unit=VECTOR_UNITS[isa], **options)
+    assert call is not None
+    kernel = conv_bf16(call)
     assert kernel is not None
     got = run(kernel, [block(x, layout, 0).view("uint16"), w.view("uint16")], [], isa, "float32")
     want = reference(x.astype(float), w.astype(float), *options.values())

@@ -46,10 +46,9 @@ def depthwise_conv(call: ConvCall) -> Kernel | None:
     packed_shape = (ceil_div(call.channels, unit.lanes) * unit.lanes * window.taps,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(call.x_shape))
+        x = emit.floats("x", x_layout.shape(call.x_shape), call.x_dtype)
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(call.extras)
-        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, unit)
+        out = Output.of(emit, call, emit.extra_args(call.extras))
 
         def piece(n: Expr, block: Expr, row: Expr, i: Expr) -> None:
             left = pieces.start(emit, i)

@@ -38,10 +38,9 @@ def direct_conv(call: ConvCall, tiling: Tiling) -> Kernel | None:
     packed_shape = (shape.groups * tiling.block_tiles * task_weights,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(call.x_shape))
+        x = emit.floats("x", x_layout.shape(call.x_shape), call.x_dtype)
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(call.extras)
-        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, unit)
+        out = Output.of(emit, call, emit.extra_args(call.extras))
         weights_first = shape.groups > 1 or 4 * packed_shape[0] > RESIDENT_BYTES
 
         def tiles(images: Dim, task: _Task, first: Expr) -> None:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ..kernel import AVX512, Dim, Epilogue, ExtraOperand, Kernel, VectorUnit, identity
-from ..layout import Layout
+from ..kernel import Dim, Kernel
+from ..layout import Blocked, Layout
 from .relayout import concat_blocked
 
 __all__ = ["elementwise_blocked"]
 
 
 def elementwise_blocked(
-    x_shape: Sequence[Dim],
-    *,
-    x_layout: Layout,
-    out_layout: Layout,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = AVX512,
+    x_shape: Sequence[Dim], *, x_layout: Layout, x_dtype: str = "float32", **options: Any
 ) -> Kernel | None:
     """out = epilogue(x) of a blocked x[N, C, H, W], element by element; N may be symbolic.
 
-    All other operands are extras. None for a plain input.
+    All other operands are extras; `options` are those of `concat_blocked`. None for a plain input.
     """
-    return concat_blocked(
-        [x_shape], x_layouts=[x_layout], out_layout=out_layout, epilogue=epilogue, extras=extras, unit=unit
-    )
+    if not isinstance(x_layout, Blocked):
+        return None
+    return concat_blocked([x_shape], x_layouts=[x_layout], x_dtypes=[x_dtype], **options)

@@ -122,10 +122,9 @@ def pointwise_conv(call: ConvCall) -> Kernel | None:
     packed_shape = (plan.blocks.extent * unit.lanes * depth,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(call.x_shape))
+        x = emit.floats("x", x_layout.shape(call.x_shape), call.x_dtype)
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(call.extras)
-        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, unit)
+        out = Output.of(emit, call, emit.extra_args(call.extras))
 
         def load(n: Expr, c: Expr, row: Expr, column: Expr) -> Expr:
             return x[x_layout.index((n, c, row * stride[0], column * stride[1]))]

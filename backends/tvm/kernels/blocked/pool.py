@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..emit import Emitter
@@ -31,6 +32,9 @@ def max_pool_blocked(
     *,
     x_layout: Layout,
     out_layout: Layout,
+    x_dtype: str = "float32",
+    out_dtype: str = "float32",
+    fill: float = 0,
     strides: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
@@ -40,6 +44,8 @@ def max_pool_blocked(
     unit: VectorUnit = AVX512,
 ) -> Kernel | None:
     """ONNX MaxPool (values only) on a blocked x[N, C, H, W]; N may be symbolic, nan wins, no halo is needed.
+
+    x is fp32, bf16 (uint16) or bytes (uint8, int8).
 
     None for a plain input, very large windows, windows that lie outside the image altogether, and padded windows with
     gaps.
@@ -51,6 +57,13 @@ def max_pool_blocked(
     if max(rows.dilation, columns.dilation) > 1 and needed_halo(window) != NO_HALO:
         return None
     pieces = Pieces.of(columns.out, PIXELS[unit.registers] // (1 if columns.kernel <= 3 else 2))
+    whole = x_dtype in ("uint8", "int8")
+    kind = x_dtype if whole else "float32"
+
+    def larger(emit: Emitter, a: Expr, b: Expr) -> Expr:
+        return emit.max(a, b) if whole else emit.larger(a, b, unit)
+
+    result = _Result(out_layout, out_dtype, fill, epilogue, tuple(extras), unit)
 
     def emit_rows(emit: Emitter, x: Any, out: Output) -> None:
         def nearest(axis: Axis, at: Expr, tap: int, last: int) -> Expr:
@@ -65,25 +78,25 @@ def max_pool_blocked(
 
         def piece(n: Expr, block: Expr, row: Expr, i: Expr) -> None:
             left = pieces.start(emit, i)
-            acc = RegisterTile(emit, pieces.size, 1, unit.lanes)
+            acc = RegisterTile(emit, pieces.size, 1, unit.lanes, kind)
             started: set[int] = set()
             lines = [emit.bind(nearest(rows, row, k * rows.dilation, rows.out - 1)) for k in range(rows.kernel)]
             for j, outputs in _columns(window, pieces.size):
                 w = nearest(columns, left, j, columns.out - pieces.size)
-                column = RegisterTile(emit, 1, 1, unit.lanes)
+                column = RegisterTile(emit, 1, 1, unit.lanes, kind)
                 for k, h in enumerate(lines):
                     value = _vector(emit, x_layout, x, n, block, h, w, unit)
-                    column.update_one(0, 0, lambda a, k=k, v=value: emit.larger(a, v, unit) if k else v)  # type: ignore[misc]
+                    column.update_one(0, 0, lambda a, k=k, v=value: larger(emit, a, v) if k else v)  # type: ignore[misc]
                 best = column[0, 0]
                 for p in outputs:
                     fresh = p not in started
                     started.add(p)
-                    acc.update_one(p, 0, lambda a, f=fresh, v=best: v if f else emit.larger(a, v, unit))  # type: ignore[misc]
+                    acc.update_one(p, 0, lambda a, f=fresh, v=best: v if f else larger(emit, a, v))  # type: ignore[misc]
             out.store_tile(acc, pieces.size, 1, n, block, lambda p: (row, left + p))
 
         each_row(emit, x_shape[0], out, pieces.count, piece)
 
-    return _kernel(x_shape, window.out_spatial, x_layout, out_layout, epilogue, extras, unit, emit_rows)
+    return _kernel(x_shape, window.out_spatial, x_layout, x_dtype, result, emit_rows)
 
 
 def average_pool_blocked(
@@ -92,6 +105,9 @@ def average_pool_blocked(
     *,
     x_layout: Layout,
     out_layout: Layout,
+    x_dtype: str = "float32",
+    out_dtype: str = "float32",
+    fill: float = 0,
     strides: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
@@ -111,6 +127,8 @@ def average_pool_blocked(
     rows, columns = window.rows, window.columns
     pieces = Pieces.of(columns.out, PIXELS[unit.registers])
     bounds = [(-a.before, a.size + a.after) if count_include_pad else (0, a.size) for a in (rows, columns)]
+
+    result = _Result(out_layout, out_dtype, fill, epilogue, tuple(extras), unit)
 
     def emit_rows(emit: Emitter, x: Any, out: Output) -> None:
         def piece(n: Expr, block: Expr, row: Expr, i: Expr) -> None:
@@ -134,7 +152,7 @@ def average_pool_blocked(
             count = count * _emitted_taps(emit, axis, at, low, high)
         return acc * emit.const(1.0 / count) if isinstance(count, int) else acc / emit.to_float(count)
 
-    return _kernel(x_shape, window.out_spatial, x_layout, out_layout, epilogue, extras, unit, emit_rows, divide)
+    return _kernel(x_shape, window.out_spatial, x_layout, x_dtype, result, emit_rows, divide)
 
 
 def global_average_pool_blocked(
@@ -142,6 +160,9 @@ def global_average_pool_blocked(
     *,
     x_layout: Layout,
     out_layout: Layout,
+    x_dtype: str = "float32",
+    out_dtype: str = "float32",
+    fill: float = 0,
     epilogue: Epilogue = identity,
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = AVX512,
@@ -153,6 +174,8 @@ def global_average_pool_blocked(
     # Without margins between the rows the image is one long row.
     rows, row = (1, height * width) if not (x_layout.halo.left or x_layout.halo.right) else (height, width)
     whole, rest = divmod(row, SUMS)
+
+    result = _Result(out_layout, out_dtype, fill, epilogue, tuple(extras), unit)
 
     def emit_rows(emit: Emitter, x: Any, out: Output) -> None:
         def pixel(n: Expr, block: Expr, _row: Expr, _piece: Expr) -> None:
@@ -185,32 +208,42 @@ def global_average_pool_blocked(
     def divide(emit: Emitter, acc: Expr, index: tuple[Expr, ...]) -> Expr:
         return acc * emit.const(1.0 / (height * width))
 
-    return _kernel(x_shape, (1, 1), x_layout, out_layout, epilogue, extras, unit, emit_rows, divide)
+    return _kernel(x_shape, (1, 1), x_layout, x_dtype, result, emit_rows, divide)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """How a result is finished and stored."""
+
+    layout: Layout
+    dtype: str
+    fill: float
+    epilogue: Epilogue
+    extras: tuple[ExtraOperand, ...]
+    unit: VectorUnit
 
 
 def _kernel(
     x_shape: Sequence[Dim],
     out_spatial: tuple[int, ...],
     x_layout: Layout,
-    out_layout: Layout,
-    epilogue: Epilogue,
-    extras: Sequence[ExtraOperand],
-    unit: VectorUnit,
+    x_dtype: str,
+    result: _Result,
     emit_rows: Callable[[Emitter, Any, Output], None],
     finish: Callable[[Emitter, Expr, tuple[Expr, ...]], Expr] = lambda emit, acc, index: acc,
 ) -> Kernel:
     """The function around the loops; finish(emit, accumulator, index) comes before the epilogue."""
-    emit = Emitter()
+    emit, r = Emitter(), result
     logical = (x_shape[0], x_shape[1], *out_spatial)
 
     def finished(acc: Expr, index: tuple[Expr, ...], extra: tuple[Any, ...]) -> Expr:
-        return epilogue(finish(emit, acc, index), index, extra)
+        return r.epilogue(finish(emit, acc, index), index, extra)
 
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape))
-        extra = emit.extra_args(tuple(extras))
-        emit_rows(emit, x, Output(emit, out_layout, logical, finished, extra, unit))
-    return Kernel(emit.func, (None,), (x_layout.shape(x_shape),), out_layout.shape(logical))
+        x = emit.floats("x", x_layout.shape(x_shape), x_dtype)
+        extra = emit.extra_args(r.extras)
+        emit_rows(emit, x, Output(emit, r.layout, logical, finished, extra, r.unit, r.dtype, r.fill))
+    return Kernel(emit.func, (None,), (x_layout.shape(x_shape),), r.layout.shape(logical))
 
 
 def _window(

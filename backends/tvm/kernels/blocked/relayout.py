@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..emit import Emitter
@@ -16,22 +17,38 @@ __all__ = ["concat_blocked", "relayout"]
 
 
 def relayout(
-    x_shape: Sequence[Dim], *, x_layout: Layout, out_layout: Layout, unit: VectorUnit = AVX512
+    x_shape: Sequence[Dim],
+    *,
+    x_layout: Layout,
+    out_layout: Layout,
+    dtype: str = "float32",
+    unit: VectorUnit = AVX512,
 ) -> Kernel | None:
-    """x[N, C, H, W] in another layout; N may be symbolic. None for symbolic extents and from plain to plain."""
+    """x[N, C, H, W], fp32 or bf16 (uint16), in another layout; N may be symbolic.
+
+    None for symbolic extents and from plain to plain.
+    """
     if len(x_shape) != 4 or not is_static(x_shape[1:]):
         return None
+    emit = Emitter()
+
+    def stored(acc: Expr, index: tuple[Expr, ...], extras: tuple[Any, ...]) -> Expr:
+        return emit.narrowed(acc, dtype)
+
     if isinstance(x_layout, Blocked) and isinstance(out_layout, Blocked):
-        return concat_blocked([x_shape], x_layouts=[x_layout], out_layout=out_layout, unit=unit)
+        dtypes: dict[str, Any] = {"x_dtypes": [dtype], "out_dtype": dtype, "epilogue": stored}
+        return concat_blocked([x_shape], x_layouts=[x_layout], out_layout=out_layout, unit=unit, **dtypes)
     if isinstance(x_layout, Plain) and isinstance(out_layout, Plain):
         return None
-    emit = Emitter()
+    lanes = next(layout.lanes for layout in (x_layout, out_layout) if isinstance(layout, Blocked))
+    unit = replace(unit, lanes=lanes)
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape))
+        x = emit.floats("x", x_layout.shape(x_shape), dtype)
         if isinstance(x_layout, Blocked):
-            _to_plain(emit, tuple(x_shape), x_layout, x, emit.arg("out", out_layout.shape(x_shape)), unit)
+            out = emit.arg("out", out_layout.shape(x_shape), dtype)
+            _to_plain(emit, tuple(x_shape), x_layout, x, out, dtype, unit)
         else:
-            _to_blocked(emit, x, Output(emit, out_layout, tuple(x_shape), identity, (), unit), unit)
+            _to_blocked(emit, x, Output(emit, out_layout, tuple(x_shape), stored, (), unit, dtype), unit)
     return Kernel(emit.func, (None,), (x_layout.shape(x_shape),), out_layout.shape(x_shape))
 
 
@@ -40,31 +57,36 @@ def concat_blocked(
     *,
     x_layouts: Sequence[Layout],
     out_layout: Layout,
+    x_dtypes: Sequence[str] = (),
+    out_dtype: str = "float32",
+    fill: float = 0,
     epilogue: Epilogue = identity,
     extras: Sequence[ExtraOperand] = (),
     unit: VectorUnit = AVX512,
 ) -> Kernel | None:
-    """ONNX Concat of blocked [N, C_i, H, W] along the channels; N may be symbolic.
+    """epilogue(x) of images [N, C_i, H, W] in any layout, one after the other along the channels; N may be symbolic.
 
-    None for a plain input, and unless all but the last one fill their blocks of channels.
+    `x_dtypes` (fp32 where there are none) and `out_dtype` are those in memory, where bf16 is uint16. `fill` is what the
+    halo of the result holds. None unless all but the last image fill their blocks of channels.
     """
     first = tuple(x_shapes[0])
-    if len(first) != 4 or not all(isinstance(layout, Blocked) for layout in x_layouts):
+    if len(first) != 4 or not all(is_static(s[1:]) and tuple(s[2:]) == first[2:] for s in x_shapes):
         return None
-    if not all(is_static(s[1:]) and tuple(s[2:]) == first[2:] for s in x_shapes):
-        return None
+    if isinstance(out_layout, Blocked):
+        unit = replace(unit, lanes=out_layout.lanes)
     if any(s[1] % unit.lanes for s in x_shapes[:-1]):
         return None
     logical = (first[0], sum(s[1] for s in x_shapes), *first[2:])
     memory = [layout.shape(s) for layout, s in zip(x_layouts, x_shapes, strict=True)]
+    dtypes = x_dtypes or ("float32",) * len(memory)
     emit = Emitter()
     with emit.function():
-        buffers = [emit.arg(f"x{i}", shape) for i, shape in enumerate(memory)]
+        buffers = [emit.floats(f"x{i}", s, d) for i, (s, d) in enumerate(zip(memory, dtypes, strict=True))]
         extra = emit.extra_args(tuple(extras))
-        out = Output(emit, out_layout, logical, epilogue, extra, unit)
+        out = Output(emit, out_layout, logical, epilogue, extra, unit, out_dtype, fill)
         before = 0
-        for x, layout, shape in zip(buffers, x_layouts, memory, strict=True):
-            blocks = range(before, before + shape[1])
+        for x, layout, shape in zip(buffers, x_layouts, x_shapes, strict=True):
+            blocks = range(before, before + ceil_div(shape[1], unit.lanes))
             each_row(emit, first[0], out, 1, _copy_row(out, x, layout, blocks.start, unit), blocks)
             before = blocks.stop
     return Kernel(emit.func, (None,) * len(memory), tuple(memory), out_layout.shape(logical))
@@ -84,7 +106,9 @@ def _copy_row(
     return row
 
 
-def _to_plain(emit: Emitter, shape: tuple[Dim, ...], layout: Blocked, x: Any, out: Any, unit: VectorUnit) -> None:
+def _to_plain(
+    emit: Emitter, shape: tuple[Dim, ...], layout: Blocked, x: Any, out: Any, dtype: str, unit: VectorUnit
+) -> None:
     lanes, width = unit.lanes, shape[3]
 
     def square(n: Expr, block: Expr, first: Expr, pixels: int, channels: int) -> None:
@@ -95,13 +119,13 @@ def _to_plain(emit: Emitter, shape: tuple[Dim, ...], layout: Blocked, x: Any, ou
         tile = transposed(emit, tile, lanes)
         for c in range(channels):
             # The image as one long row.
-            emit.store(out, (n, block * lanes + c, 0, emit.ramp(first, pixels)), tile[c, 0])
+            emit.store(out, (n, block * lanes + c, 0, emit.ramp(first, pixels)), emit.narrowed(tile[c, 0], dtype))
 
     def pixel(n: Expr, block: Expr, first: Expr, channels: int) -> None:
         for start, some in cover(channels, lanes):
             with emit.lanes(some) as lane:
                 at = (n, block * lanes + (start + lane), first // width, first % width)
-                emit.store(out, at, x[layout.index(at)])
+                emit.store(out, at, emit.narrowed(x[layout.index(at)], dtype))
 
     _each_square(emit, shape, unit, square, pixel)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..conv_call import ConvCall
 from ..emit import Emitter
 from ..kernel import Dim, Epilogue, Expr, VectorUnit, ceil_div, cover
 from ..layout import Blocked, Layout
@@ -35,6 +36,12 @@ class Output:
         self._epilogue, self._extras = epilogue, extras
         self.shape = shape
         self._buffer = emit.arg("out", layout.shape(shape), dtype)
+
+    @classmethod
+    def of(cls, emit: Emitter, call: ConvCall, extras: tuple[Any, ...]) -> Output:
+        """The result of a convolution."""
+        unit, dtype = call.unit, call.out_dtype
+        return cls(emit, call.out_layout, call.out_shape, call.epilogue, extras, unit, dtype, call.fill)
 
     @property
     def blocks(self) -> int:

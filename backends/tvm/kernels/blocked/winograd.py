@@ -30,10 +30,9 @@ def winograd_conv(call: ConvCall, plan: WinogradPlan) -> Kernel:
     packed_shape = (plan.groups * plan.group_weights,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", call.x_layout.shape(call.x_shape))
+        x = emit.floats("x", call.x_layout.shape(call.x_shape), call.x_dtype)
         weight = emit.arg("weight", packed_shape)
-        extra = emit.extra_args(call.extras)
-        out = Output(emit, call.out_layout, call.out_shape, call.epilogue, extra, call.unit)
+        out = Output.of(emit, call, emit.extra_args(call.extras))
         task = _Task(emit, call.shape, plan, call.x_layout, x, weight, out)
         if plan.bands == 1:
             with emit.serial(call.batch) as n:

@@ -7,27 +7,29 @@ with few channels does well in a layout of 4 lanes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..blocked.conv import conv_blocked
 from ..blocked.store import Output
 from ..blocked.tiling import Tiling, plan_tiles
 from ..blocked.window import needed_halo
+from ..blocked.winograd_plan import GAIN, ranked_winograd
+from ..conv_call import ConvCall
 from ..conv_plan import ConvShape
 from ..emit import Emitter
-from ..geometry import make_window
-from ..kernel import Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div, identity, is_static
+from ..kernel import Expr, Kernel, ceil_div
 from ..layout import Blocked, Layout
 from .dot import Bf16Dot, BytesDot, Dot
 from .fixed import Rescale
-from .gemm import BF16, VNNI
 from .header import Header
 from .tile import DotTile
 
-__all__ = ["conv_bf16", "conv_int8", "convolution"]
+__all__ = ["conv_bf16", "conv_halves", "conv_int8", "reads_blocks"]
 
 Array = npt.NDArray[Any]
 
@@ -36,108 +38,71 @@ RESIDENT_BYTES = 512 * 1024
 
 
 def conv_int8(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    *,
-    x_layout: Blocked,
-    out_layout: Layout,
-    x_dtype: str = "uint8",
-    zero_point: int = 0,
-    out_dtype: str = "int32",
-    fill: int = 0,
-    strides: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
-    bias: Array | None = None,
-    rescale: Rescale | None = None,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = VNNI,
+    call: ConvCall, *, zero_point: int = 0, bias: Array | None = None, rescale: Rescale | None = None
 ) -> Kernel | None:
-    """ConvInteger of x[N, C, H, W] (uint8 or int8) - zero_point with a constant int8 weight[O, C / groups, KH, KW].
+    """ConvInteger of x (uint8 or int8) - zero_point with a constant int8 weight.
 
     The epilogue gets the exact int32 sum, `bias`[O] included (rescaled where `rescale` says so), and returns what is
-    stored as `out_dtype`; `fill` is stored in the halo and the unused lanes of the result, which should be its zero
-    point. N may be symbolic. None where the halo of x is too small for the window, and for groups that are no multiple
-    of a block.
+    stored; the call's `fill` should be the result's zero point. None where the halo of x is too small for the window,
+    and for groups that are no multiple of a block.
     """
-    dot = BytesDot(unit, x_dtype=x_dtype)
-    shape = convolution(x_shape, weight_shape, x_layout, strides, pads, dilations, groups)
-    if shape is None:
-        return None
-    offset = dot.correction - zero_point
-    header = Header(offset, bias, rescale)
-    return _conv(dot, header, x_shape[0], shape, x_layout, out_layout, out_dtype, fill, epilogue, extras)
+    dot = BytesDot(call.unit, x_dtype=call.x_dtype)
+    return _conv(call, dot, Header(dot.correction - zero_point, bias, rescale))
 
 
-def conv_bf16(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    *,
-    x_layout: Blocked,
-    out_layout: Layout,
-    out_dtype: str = "float32",
-    strides: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = BF16,
-) -> Kernel | None:
+def conv_bf16(call: ConvCall) -> Kernel | None:
     """ONNX Conv of bf16 (uint16 holding the bits) with a constant weight, without the bias, summed up in fp32.
 
     As `conv_int8`; halo and unused lanes are zero.
     """
-    shape = convolution(x_shape, weight_shape, x_layout, strides, pads, dilations, groups)
-    if shape is None:
-        return None
-    return _conv(Bf16Dot(unit), Header(), x_shape[0], shape, x_layout, out_layout, out_dtype, 0, epilogue, extras)
+    return _conv(call, Bf16Dot(call.unit), Header())
 
 
-def convolution(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    x_layout: Blocked,
-    strides: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    dilations: Sequence[int] | None,
-    groups: int,
-) -> ConvShape | None:
-    """The problem in numbers; None where it is no proper 2-D convolution or the halo of x is too small for it."""
-    if len(x_shape) != 4 or len(weight_shape) != 4 or not is_static(x_shape[1:]) or not is_static(weight_shape):
-        return None
-    if groups < 1 or x_shape[1] != weight_shape[1] * groups or weight_shape[0] % groups:
-        return None
-    window = make_window(x_shape[2:], weight_shape[2:], strides, pads, dilations)
-    if window is None:
-        return None
-    if not x_layout.halo.covers(needed_halo(window)):
-        return None
-    return ConvShape(groups, weight_shape[1], weight_shape[0] // groups, window)
+def conv_halves(call: ConvCall) -> Kernel | None:
+    """A convolution of bf16 by what promises to be fastest; the weight is given as bf16 (uint16 holding the bits).
+
+    That is dot products of bf16; for a plain image, one channel a group and where Winograd saves more than the half of
+    the work, the kernel of fp32 that reads and writes bf16.
+    """
+    shape, unit = call.shape, call.unit
+    layout = call.x_layout
+    whole = not isinstance(layout, Blocked) or layout.lanes == unit.lanes  # else the kernels of fp32 do not read it
+    wide = not isinstance(layout, Blocked) or (whole and call.is_depthwise)
+    if not wide and whole and reads_blocks(call) and call.allow_winograd:
+        dot, window = Bf16Dot(unit), shape.window
+        steps = ceil_div(shape.inputs, dot.depth) * window.taps
+        halves = plan_tiles(
+            window.rows.out, window.columns.out, ceil_div(shape.outputs, unit.lanes), steps, dot.tile_unit
+        )
+        plans = ranked_winograd(shape, unit)
+        wide = bool(plans) and plans[0].slots() < GAIN * halves.slots(steps)
+    made = None if wide else conv_bf16(call)
+    if made is not None or not whole:
+        return made
+    made = conv_blocked(call)
+    if made is None or made.packers[1] is None:
+        return made
+    pack = made.packers[1]
+    return replace(made, packers=(None, lambda w: pack((w.astype(np.uint32) << 16).view(np.float32))))
 
 
-def _conv(
-    dot: Dot,
-    header: Header,
-    batch: Dim,
-    shape: ConvShape,
-    x_layout: Blocked,
-    out_layout: Layout,
-    out_dtype: str,
-    fill: int,
-    epilogue: Epilogue,
-    extras: Sequence[ExtraOperand],
-) -> Kernel | None:
+def reads_blocks(call: ConvCall) -> bool:
+    """Whether a call is a 2-D convolution of a blocked image with a halo large enough for it."""
+    layout = call.x_layout
+    return not call.window.is_1d and isinstance(layout, Blocked) and layout.halo.covers(needed_halo(call.window))
+
+
+def _conv(call: ConvCall, dot: Dot, header: Header) -> Kernel | None:
+    if not reads_blocks(call):
+        return None
+    x_layout, out_layout, shape, batch = call.x_layout, call.out_layout, call.shape, call.batch
+    assert isinstance(x_layout, Blocked)
     lanes, window = dot.lanes, shape.window
     if x_layout.lanes % dot.depth:
         return None
     if shape.groups > 1 and (shape.inputs % x_layout.lanes or shape.outputs % lanes):
         return None
     rows, columns = window.rows, window.columns
-    x_shape = (batch, shape.groups * shape.inputs, rows.size, columns.size)
-    out_shape = (batch, shape.groups * shape.outputs, rows.out, columns.out)
     flat = window.taps == 1 and rows.stride == columns.stride == 1 and not _margins(x_layout, out_layout)
     height, width = (1, rows.out * columns.out) if flat else (rows.out, columns.out)
     words = ceil_div(shape.inputs, dot.depth)
@@ -146,10 +111,9 @@ def _conv(
     packed_shape = (shape.groups * tiling.block_tiles * packing.task,)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape), dot.x_dtype)
+        x = emit.arg("x", x_layout.shape(call.x_shape), dot.x_dtype)
         weight = emit.arg("weight", packed_shape, dot.weight_dtype)
-        extra = emit.extra_args(extras)
-        out = Output(emit, out_layout, out_shape, epilogue, extra, dot.unit, out_dtype, fill)
+        out = Output.of(emit, call, emit.extra_args(call.extras))
         task = _Task(emit, packing, x_layout, x, weight, out, flat)
         item = np.dtype(dot.weight_dtype).itemsize
         weights_first = shape.groups > 1 or item * packed_shape[0] > RESIDENT_BYTES
@@ -163,8 +127,8 @@ def _conv(
     return Kernel(
         emit.func,
         (None, packing.pack),
-        (x_layout.shape(x_shape), packed_shape),
-        out_layout.shape(out_shape),
+        (x_layout.shape(call.x_shape), packed_shape),
+        out_layout.shape(call.out_shape),
     )
 
 

@@ -7,21 +7,20 @@ interleaved vector serves all taps of its column, and several output rows where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..blocked.store import Output
+from ..conv_call import ConvCall
 from ..emit import Emitter
 from ..geometry import Window
-from ..kernel import Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div, identity
-from ..layout import Blocked, Layout
-from .conv import convolution
+from ..kernel import Expr, Kernel, ceil_div
+from ..layout import Blocked
+from .conv import reads_blocks
 from .dot import BytesDot
 from .fixed import Rescale
-from .gemm import VNNI
 from .header import Header
 from .tile import DotTile
 
@@ -37,46 +36,28 @@ MAX_TAPS = 121
 
 
 def depthwise_int8(
-    x_shape: Sequence[Dim],
-    weight_shape: Sequence[int],
-    *,
-    x_layout: Blocked,
-    out_layout: Layout,
-    x_dtype: str = "uint8",
-    zero_point: int = 0,
-    out_dtype: str = "int32",
-    fill: int = 0,
-    strides: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
-    bias: Array | None = None,
-    rescale: Rescale | None = None,
-    epilogue: Epilogue = identity,
-    extras: Sequence[ExtraOperand] = (),
-    unit: VectorUnit = VNNI,
+    call: ConvCall, *, zero_point: int = 0, bias: Array | None = None, rescale: Rescale | None = None
 ) -> Kernel | None:
     """As `conv_int8`, for a weight[C, 1, KH, KW] and C groups; None for any other, and for very large windows."""
-    shape = convolution(x_shape, weight_shape, x_layout, strides, pads, dilations, groups)
-    if shape is None or (shape.inputs, shape.outputs) != (1, 1) or shape.window.taps > MAX_TAPS:
+    shape, unit, x_layout = call.shape, call.unit, call.x_layout
+    if not reads_blocks(call) or (shape.inputs, shape.outputs) != (1, 1) or shape.window.taps > MAX_TAPS:
         return None
+    assert isinstance(x_layout, Blocked)
     if x_layout.lanes != unit.lanes:
         return None
-    dot = BytesDot(unit, x_dtype=x_dtype)
-    batch, channels, lanes = x_shape[0], shape.groups, unit.lanes
+    dot = BytesDot(unit, x_dtype=call.x_dtype)
+    batch, channels, lanes = call.batch, shape.groups, unit.lanes
     plan = _Plan(shape.window, dot, Header(dot.correction - zero_point, bias, rescale))
     height, width = shape.window.rows.out, shape.window.columns.out
     tall, wide = plan.tall, plan.wide
     row_tiles, column_tiles = ceil_div(height, tall), ceil_div(width, wide)
     blocks = ceil_div(channels, lanes)
     packed_shape = (blocks, plan.size)
-    out_shape = (batch, channels, height, width)
     emit = Emitter()
     with emit.function():
-        x = emit.arg("x", x_layout.shape(x_shape), x_dtype)
+        x = emit.arg("x", x_layout.shape(call.x_shape), call.x_dtype)
         weight = emit.arg("weight", packed_shape, "int8")
-        extra = emit.extra_args(extras)
-        out = Output(emit, out_layout, out_shape, epilogue, extra, unit, out_dtype, fill)
+        out = Output.of(emit, call, emit.extra_args(call.extras))
         with emit.parallel(batch * blocks * row_tiles) as task:
             n, block = task // (blocks * row_tiles), emit.bind(task // row_tiles % blocks)
             top = emit.bind(emit.step_back(task % row_tiles, tall, height))
@@ -86,7 +67,8 @@ def depthwise_int8(
                 out.store_tile(tile, tall * wide, 1, n, block, lambda p: (top + p // wide, left + p % wide))
             with emit.when(task % row_tiles == 0):
                 out.fill_halo(n, block)
-    return Kernel(emit.func, (None, plan.pack), (x_layout.shape(x_shape), packed_shape), out_layout.shape(out_shape))
+    shapes = (x_layout.shape(call.x_shape), packed_shape)
+    return Kernel(emit.func, (None, plan.pack), shapes, call.out_layout.shape(call.out_shape))
 
 
 class _Plan:

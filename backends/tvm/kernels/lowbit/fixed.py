@@ -67,6 +67,11 @@ class Rescale:
         return made if np.abs(made._added).max(initial=0) < 1 << 30 else None
 
     @property
+    def is_uniform(self) -> bool:
+        """Whether all channels have one factor."""
+        return len(np.unique(self.multiplier)) == 1 and len(np.unique(self.shift)) == 1
+
+    @property
     def _added(self) -> Array:
         rest = self.shift - 32
         return (np.int64(1) << (rest - 1)) + (np.int64(self.zero) << rest)
@@ -78,6 +83,12 @@ class Rescale:
             some = values[channels][:width]
             row[: len(some)] = some
         return table.view(np.int8).reshape(-1)
+
+    def uniform(self, emit: Emitter, acc: Expr, lanes: int) -> Expr:
+        """A vector of sums, all rescaled by the first channel's factor."""
+        numbers = [int(v[0]) for v in (self.multiplier, self._added, self.shift - 32)]
+        multiplier, added, rest = (emit.splat_of(n, "int32", lanes) for n in numbers)
+        return rescale_vector(emit, acc, multiplier, added, rest, lanes)
 
 
 def rescale_vector(emit: Emitter, acc: Expr, multiplier: Expr, added: Expr, rest: Expr, lanes: int) -> Expr:

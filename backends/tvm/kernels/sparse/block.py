@@ -23,10 +23,11 @@ import numpy.typing as npt
 
 from ..blocked.store import Output
 from ..blocked.tiling import Tiling, plan_tiles
+from ..conv_call import conv_call
 from ..emit import Emitter
 from ..kernel import AVX512, Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div, identity, is_static
 from ..layout import Blocked, Layout
-from ..lowbit.conv import convolution
+from ..lowbit.conv import reads_blocks
 from ..lowbit.dot import BytesDot, Dot, FloatDot, constants
 from ..lowbit.tile import DotTile
 from ..matmul import SYMBOLIC_ROWS, RowSpace, for_row_tiles, row_space
@@ -254,9 +255,10 @@ def block_sparse_conv(
     Layouts, zero point and `fill` as in `lowbit.conv.conv_int8`; the halo of x holds the zero point (0 for float32).
     """
     dot = dot_of(x_dtype, unit)
-    shape = convolution(x_shape, weight_shape, x_layout, strides, pads, dilations, 1)
-    if shape is None or x_layout.lanes % dot.depth:
+    call = conv_call(x_shape, weight_shape, x_layout=x_layout, strides=strides, pads=pads, dilations=dilations)
+    if call is None or not reads_blocks(call) or x_layout.lanes % dot.depth:
         return None
+    shape = call.shape
     rows, columns = shape.window.rows, shape.window.columns
     x_memory = x_layout.shape(x_shape)
     lanes, vectors = dot.lanes, ceil_div(shape.outputs, dot.lanes)
