@@ -38,7 +38,7 @@ class Network:
         self.parameters: dict[str, Any] = {}
         self.moments: dict[str, Any] = {}
         self.learnt: dict[Value | None, str] = {}  # constants that are parameters
-        self.part = PART
+        self.part, self.limit = PART, LIMIT
         self.momentum = 0.02  # of the running moments
         self.index = {node: i for i, node in enumerate(graph.nodes)}
         self.polynomial = polynomial_of(torch)
@@ -111,7 +111,7 @@ class Network:
         """The polynomial that stands for an activation, and the penalty for what is out of its range."""
         looked = max(1, len(x) // self.part)
         mean, deviation = self._seen(node, x.detach()[:looked]) if batch else self._normal(node)
-        ends, limits = ((mean - k * deviation, mean + k * deviation) for k in (INTERVAL, LIMIT))
+        ends, limits = ((mean - k * deviation, mean + k * deviation) for k in (INTERVAL, self.limit))
         coeffs = self._monomials(node, mean, deviation)
         y, outside = self.polynomial.apply(x, coeffs, ends, limits if limited else None, looked)
         return y, outside / deviation**2

@@ -16,7 +16,8 @@ from .network import Network
 
 __all__ = ["Plan", "train"]
 
-GUARD = 100  # times the weight of the range penalty, in the last steps
+GUARD = 50  # times the weight of the range penalty, in the last steps
+WIDE = 8.0  # deviations beyond which values are cut off then
 SHIFT = 4  # pixels that a crop may move an image by, as is usual for CIFAR
 
 
@@ -119,9 +120,11 @@ def train(
 def _guard(network: Network, x: Any, labels: Any, plan: Plan, torch: Any, tell: Callable[[str], None]) -> None:
     """The last steps, which pull in what is still out of range: one value too far out is the end of a sample.
 
-    The range penalty weighs `GUARD` times as much and looks at whole batches, at a tenth of the rate.
+    The range penalty weighs `GUARD` times as much and looks at whole batches, at a tenth of the rate. Values are cut
+    off further out, so that what outliers do to the layers after them is seen.
     """
-    parameters, network.part = list(network.parameters.values()), 1
+    parameters = list(network.parameters.values())
+    network.part, network.limit = 1, WIDE
     optimiser = torch.optim.Adam(parameters, plan.rate / 10)
     random = np.random.default_rng([plan.seed, plan.epochs, plan.guard])
     for step in range(plan.guard):

@@ -90,7 +90,9 @@ def _requantized(editor: Editor, sums: Sums, want: Encoding) -> Code | None:
         high,
         axis=1 if np.ndim(multiplier) == 0 or sums.axis is None else sums.axis,
     )
-    return Code(made, want.scale, want.zero, low, high)
+    # what does not become 0 is at least half a step, and at most doubled by rounding
+    total = None if sums.total is None or low > want.zero else 2.001 * sums.total * float(sums.scale) / want.scale
+    return Code(made, want.scale, want.zero, low, high, total)
 
 
 def raw_of(editor: Editor, sums: Sums) -> Value:

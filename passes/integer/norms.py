@@ -70,7 +70,7 @@ def softmax_of_floats(editor: Editor, node: Node, x: Value) -> Real | None:
 
 
 def _weights(editor: Editor, node: Node, below: Callable[[int], Value], powers: Any) -> Real | None:
-    """powers[below] over their sum along an axis, rounded to 14 bits."""
+    """powers[below] over their sum along an axis, rounded to 14 bits; an unknown extent is taken to be below 2**15."""
     shape = node.output.type.shape
     axis = node.attr("axis") % len(shape)
     extent = shape[axis]
@@ -85,7 +85,9 @@ def _weights(editor: Editor, node: Node, below: Callable[[int], Value], powers: 
         scaled = editor.emit("math.mul", power, editor.constant(np.int32(1 << PROBABILITIES)))
         return editor.emit("math.div", editor.emit("math.add", scaled, half), total)
 
-    return Sums(emit, 2.0**-PROBABILITIES, 1 << PROBABILITIES)
+    # shares add up to 1 before they are rounded, by which none is more than doubled
+    total = 2.0 ** (PROBABILITIES + 1) if axis == len(shape) - 1 else None
+    return Sums(emit, 2.0**-PROBABILITIES, 1 << PROBABILITIES, total=total)
 
 
 LONGEST_ROW = 1 << 31 - EXPONENTIALS - 1

@@ -48,19 +48,17 @@ def matmul(editor: Editor, node: Node, given: list[Real | None]) -> Real | None:
         return None
     rank = len(node.output.type.shape)
     if isinstance(w, Code):
-        if not x.raw.type.static or len(w.raw.type.shape) < 1:
-            depth = x.raw.type.shape[-1]
-            if not isinstance(depth, int):
-                return None
         depth = x.raw.type.shape[-1]
-        assert isinstance(depth, int)
+        total = x.total if not isinstance(depth, int) else float(depth * x.span)
+        if total is None:
+            return None
         y, made = w, x
 
         def product(integers: Any) -> Value:
             extra = [] if integers is None else [editor.constant(integers)]  # one for each column
             return editor.emit("quant.matmul", made.raw, y.raw, *extra, a_zero=made.zero, b_zero=y.zero)
 
-        return Sums(product, x.scale * w.scale, depth * x.span * w.span)
+        return Sums(product, x.scale * w.scale, total * w.span)
     weight, scale = _weight(w, -1)
     if weight.ndim != 2 or len(x.raw.type.shape) < 1:
         return None

@@ -55,13 +55,17 @@ class Problem(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """(raw - zero) * scale with low <= raw <= high; `raw` is an i8 or u8 tensor, or i32 on the way to a sum."""
+    """(raw - zero) * scale with low <= raw <= high; `raw` is an i8 or u8 tensor, or i32 on the way to a sum.
+
+    `total`, if it is known, bounds the sum of |raw - zero| along the last axis, however long that is.
+    """
 
     raw: Value
     scale: float
     zero: int
     low: int
     high: int
+    total: float | None = None
 
     @property
     def span(self) -> int:
@@ -82,7 +86,7 @@ class Sums:
     """clamp(raw * scale, low, high): int32 sums whose real scale is one number, or one for each entry along `axis`.
 
     `emit(bias)` makes raw, with an int32 bias a channel added; `bias` is the real one. |raw| is at most `bound`, a
-    number or an array along the axis.
+    number or an array along the axis. `total` bounds the sum of |raw| along the last axis, as that of a `Code`.
     """
 
     emit: Callable[[Any], Value]
@@ -92,6 +96,7 @@ class Sums:
     bias: Any = None
     low: float = -np.inf
     high: float = np.inf
+    total: float | None = None
 
     def clamped(self, low: float, high: float) -> Sums:
         return replace(self, low=_clip(self.low, low, high), high=_clip(self.high, low, high))

@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     """To the same network, and a checkpoint of another run is refused."""
     pytest.importorskip("torch", reason="fine-tuning needs torch")
     graph, given = net(), data(64)
-    options = {"epochs": 3, "batch": 16, "augment": "crop", "precision": "bfloat16", "average": 0.5}
+    options = {"epochs": 3, "batch": 16, "augment": "crop", "precision": "bfloat16", "average": 0.5, "guard": 3}
     whole = finetune(graph, Context(calibration=[given]), **options)
 
     def stop(what: str) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import intaglio
+from intaglio.backends.he.compile import compile_graph
 from intaglio.backends.he.levels import place
 from intaglio.backends.he.reading import read_network
-from intaglio.ir import Graph, IntaglioError, evaluate
+from intaglio.ir import Graph, IntaglioError, evaluate, verify
 from intaglio.passes import find
 from intaglio.passes.definition import Context
 from intaglio.passes.shrink import levels
 
 from ..backends.he.models import Builder
+from ..zoo import data
 
 shrink = find("shrink")
 
@@ -145,3 +148,20 @@ def test_what_cannot_be() -> None:
     with pytest.raises(IntaglioError, match="say how many"):
         shrink(graph, context())
     assert shrink(graph, Context(), levels=7) is graph
+
+
+@pytest.mark.deep
+def test_resnet20_needs_no_bootstrap() -> None:
+    """Verified and secure at N = 2^15 on SEAL, where 39 levels have no room."""
+    if data.folder() is None:
+        pytest.skip(data.MISSING)
+    model = intaglio.load(data.file("models/resnet20_cifar10.onnx"))
+    given = Context(calibration=[data.cifar10(True).batch(9000, 9032)])
+    assert levels(model.main, (), 2) == 39
+    found = shrink(model.main, given, levels=24, samples=32)
+    assert levels(found, (), 2) == 23 and rectifiers(found) == 11
+    passes = "freeze{N=1},canonicalize,polynomial{degree=2,range=4.0},fold"
+    made = compile_graph(intaglio.optimize(model.with_main(found), passes).main, "seal")
+    verify(made.circuit.graph)
+    assert made.parameters.ring_degree == 1 << 15 and not made.parameters.insecure
+    assert made.parameters.max_level == 23 and made.bootstraps == 0

@@ -16,6 +16,7 @@ import numpy as np
 
 from ....ir.diagnostics import error
 from ....ir.graph import Node, Value
+from ....ir.host import collector_paused
 from ..formats import DENSE, Format, size_of
 from ..fusion.bands import Rows
 from ..hierarchy import Hierarchy
@@ -65,7 +66,8 @@ def program_of(
     if fusion is not None:
         network.segments, network.told = chosen(network, fusion)
         network.tensors.place(*lifetimes(network))
-    return network.program()
+    with collector_paused():  # instructions by the hundred thousand, none of which is garbage
+        return network.program()
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""What the accelerator executes: sixteen instructions, their bytes and their text."""
+"""What the accelerator executes: fifteen instructions, their bytes and their text."""
