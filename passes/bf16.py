@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..ir.constants import Constant
 from ..ir.diagnostics import error
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Float, Tensor
@@ -137,12 +138,13 @@ class _Narrowing:
         """The value in bf16."""
         made = self.narrow.get(v)
         if made is None:
-            now, constant = self.to.now[v], array_of(v)
+            now, constant = self.to.now[v], None if v.node is None else v.node.constant
             assert now is not None
             if constant is None:
                 made = self.to.editor.emit("math.cast", now, to=BF16)
             else:
-                made = self.to.editor.constant(constant.astype(BF16.dtype), v.name)
+                made = self.to.editor.constant(Constant(constant.array.astype(BF16.dtype), constant.name))
+                made.name = v.name
             self.narrow[v] = made
         return made
 

@@ -31,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TURN = 0.03  # seconds
 PAGE = ROOT / "docs" / "benchmarks.md"
 KERNELS = Path(__file__).with_name("bench_lowbit.py")
+BUSY = 1.5
+"""Load average of five minutes above which wall time is no measure; the benchmark itself makes 1."""
+
 SEVERAL_THREADS = ("resnet18", "resnet50", "minilm_l6")
 
 
@@ -52,6 +55,10 @@ def main() -> int:
     tables, versions, failed, single = [], {}, False, []
     for threads in args.threads:
         rows = []
+        load = os.getloadavg()[1]
+        if threads > 1 and load > BUSY and not args.models:
+            print(f"{threads} threads: skipped, the load average is {load:.1f}", file=sys.stderr)
+            continue
         for model in chosen if args.models or threads == 1 else [m for m in chosen if m.name in SEVERAL_THREADS]:
             if missing := model.missing():
                 print(f"{model.name}: skipped, {missing}", file=sys.stderr)

@@ -1,11 +1,11 @@
 """Networks fine-tuned for encryption: the accuracy of the polynomial network, and of its circuit on `sim`.
 
-    python tests/benchmarks/he_accuracy.py --train cifar10_train.npz [--models resnet20,resnet8] [--images 1000]
+    python tests/benchmarks/he_accuracy.py --train cifar10_train.npz [--models resnet20] [--images 1000]
 
 `cifar10_train.npz` holds the 50,000 training images, `x` uint8 NHWC and `y`: `fetch-training-sets` of the data folder
 makes it. For each model it writes the training data as the model wants them and runs
 
-    intaglio compile MODEL.onnx --target he:engine=lattigo --passes "freeze,canonicalize,fold,finetune{...}" ...
+    intaglio compile MODEL.onnx --target he:engine=lattigo,bootstrap=always --passes "...,finetune{...}" ...
 
 with a checkpoint, so that a run that was interrupted goes on; then test images are answered by the original, by the
 network with polynomials and by the circuit: on the slots, with the noise of the model drawn for each image. Nothing is
@@ -34,11 +34,11 @@ from intaglio.backends.he.execute import execute
 from intaglio.backends.he.program import HeProgram, load_program
 
 DATA = Path(os.environ.get("INTAGLIO_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-SEEN = 64  # images that tell the compiler how large values get
+SEEN = 16  # images that tell the compiler how large values get
 TOGETHER = 25  # images that go through the circuit at a time
 MODELS = {
-    "resnet20": "epochs=3,degree=4,ramp=0.2,settle=0.3,augment=crop,precision=bfloat16",
-    "resnet8": "epochs=3,degree=4,rate=0.0005,penalty=0.5,ramp=0.1,settle=0.3,augment=crop,precision=bfloat16",
+    "resnet20": "epochs=3,degree=4,ramp=0.2,settle=0.3,guard=150,augment=crop,precision=bfloat16",
+    "resnet8": "epochs=3,degree=4,rate=0.0005,ramp=0.1,settle=0.3,guard=150,augment=crop,precision=bfloat16",
 }
 
 
@@ -150,7 +150,7 @@ def compiled(name: str, options: str, train: Path, folder: Path) -> Path:
     out = folder / name
     tuning = f"finetune{{{options},data={whole},checkpoint={folder / name}.ckpt}}"
     command = [sys.executable, "-P", "-m", "intaglio", "compile", str(DATA / "models" / f"{name}_cifar10.onnx")]
-    command += ["--target", "he:engine=lattigo", "--passes", f"freeze,canonicalize,fold,{tuning}"]
+    command += ["--target", "he:engine=lattigo,bootstrap=always", "--passes", f"freeze,canonicalize,fold,{tuning}"]
     command += ["--calibration", str(seen), "-o", str(out)]
     print(" ".join(command), flush=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
@@ -196,7 +196,7 @@ def report(name: str, out: Path, images: int, on_graph: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True, help="cifar10_train.npz of fetch-training-sets")
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default="resnet20", help="of resnet20 and resnet8")
     parser.add_argument("--images", type=int, default=1000, help="test images that go through the circuit")
     parser.add_argument("--clear", type=int, default=10000, help="test images that the networks in the clear answer")
     parser.add_argument("--folder", type=Path, default=Path("he-accuracy"), help="for data, checkpoints and artifacts")

@@ -263,8 +263,11 @@ class Context:
         finally:
             self._element = before
 
-    def map(self, type: Tensor, operands: Sequence[Lazy], fn: Callable[..., Expr]) -> Lazy:
-        """fn of the operands' elements, broadcast to the type's shape and rounded to its element."""
+    def map(self, type: Tensor, operands: Sequence[Lazy], fn: Callable[..., Expr], *, picks: bool = False) -> Lazy:
+        """fn of the operands' elements, broadcast to the type's shape and rounded to its element.
+
+        What fn only `picks` from the operands needs no rounding.
+        """
         sources = {o.source for o in operands if o.source is not None}
         if len(sources) > 1 or any(o.source is not None and o.shape != type.shape for o in operands):
             operands = [self.pure(o) for o in operands]
@@ -272,6 +275,6 @@ class Context:
 
         def read(index: Index) -> Expr:
             values = [self.read(o, project(index, o.shape, type.shape)) for o in operands]
-            return self.rounded(type.elem, fn(*values))
+            return fn(*values) if picks else self.rounded(type.elem, fn(*values))
 
         return Lazy(type, read, next(iter(sources), None))

@@ -27,6 +27,9 @@ __all__ = ["Lowering", "lower", "scalar"]
 
 Results = Lazy | tuple[Lazy, ...]
 
+PICKING = {"math.relu", "math.max", "math.min"}
+"""Ops whose result is one of the operands, or zero."""
+
 
 @dataclass(frozen=True)
 class Lowering:
@@ -54,7 +57,8 @@ def scalar(op: str) -> Callable[[Callable[..., Any]], Lowering]:
         def tensors(ctx: Context, node: Node, *operands: Lazy | None) -> Lazy:
             type = ctx.result_type(node)
             assert isinstance(type, Tensor)
-            return ctx.map(type, [o for o in operands if o is not None], lambda *v: function(ctx, node, *v))
+            given = [o for o in operands if o is not None]
+            return ctx.map(type, given, lambda *v: function(ctx, node, *v), picks=op in PICKING)
 
         return Lowering(op, tensors, elementwise=True)
 
