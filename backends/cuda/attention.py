@@ -182,7 +182,7 @@ def _build(
                     def scored(r: Expr = r, c: Expr = c, j: Expr = j, place: Expr = place) -> None:
                         where = (*index, m0 + r, j * KEYS + c)
                         value = ctx.fixed(read(place))
-                        write(place, ctx.scoped(lambda: epilogue(value, where, extras)))
+                        write(place, ctx.scoped(lambda: epilogue.value(value, where, extras)))
 
                     lowest = tirx.const(float("-inf"), "float32")
                     emit.branch(

@@ -79,8 +79,8 @@ class _Kernel:
 
     def store(self, out: Any, epilogue: Epilogue, index: Index, total: Expr) -> None:
         ctx = self.ctx
-        value = ctx.rounded(self.anchor.elem, ctx.let(total))
-        made = ctx.scoped(lambda: ctx.to_memory(self.result.elem, epilogue(value, index, self._extras)))
+        value = ctx.let(total)
+        made = ctx.scoped(lambda: ctx.to_memory(self.result.elem, epilogue.value(value, index, self._extras)))
         ctx.emit.store(out, index, made)
 
 

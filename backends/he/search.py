@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 
-from .parameters import Parameters
+from .parameters import MOST_PRIMES, Parameters
 from .security import limit
 
 __all__ = ["ROOM", "parameters"]
@@ -34,13 +34,14 @@ def parameters(
     `special` is the most special primes that the engine takes, 0 for any number: then about a third of the chain.
     """
     secret = SPARSE if bootstrap else "ternary"
+    own = BOOTSTRAP if bootstrap else ()
     for bits in SCALES if scale is None else (scale,):
         first = min(bits + ROOM, LARGEST)
         most = max(1, (levels + 3) // 3) if special == 0 else special
+        most = min(most, MOST_PRIMES - levels - 1 - len(own))  # none is left for special ones: range() is empty
         for count, above in itertools.product(range(most, 0, -1), ABOVE):
             each = max(first, -(-(first + bits * (count - 1) + above) // count))
             extra = (min(each, LARGEST),) * count
-            own = BOOTSTRAP if bootstrap else ()
             made = Parameters(ring, (first, *(bits,) * levels), extra, bits, secret, own)
             allowed = limit(made)
             total = first + bits * levels + sum(extra) + sum(own)

@@ -43,12 +43,16 @@ def polynomial_of(torch: Any) -> Any:
 
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Any, coeffs: Any, ends: Any, limit: Any, looked: int) -> Any:
+        def forward(ctx: Any, x: Any, coeffs: Any, ends: Any, limit: Any, looked: int, cap: float | None) -> Any:
             few = x[:looked]
             ctx.facts, ctx.outside = coeffs.tolist(), few - few.clamp(*ends)
             x = x if limit is None else x.clamp(*limit)
             ctx.save_for_backward(x)
-            return value(x, ctx.facts), ctx.outside.square().mean(dtype=torch.float32)
+            if cap is None:
+                return value(x, ctx.facts), ctx.outside.square().mean(dtype=torch.float32)
+            out = ctx.outside.abs().float()  # Huber's loss
+            ctx.outside = ctx.outside.clamp(-cap, cap)
+            return value(x, ctx.facts), torch.where(out < cap, out * out, 2 * cap * out - cap * cap).mean()
 
         @staticmethod
         def backward(ctx: Any, g: Any, penalty: Any) -> Any:
@@ -60,6 +64,6 @@ def polynomial_of(torch: Any) -> Any:
                 found.append(power.sum(dtype=torch.float32))
             slope = value(x, [k * a for k, a in enumerate(c)][1:]).mul_(g)
             slope[:few].add_(ctx.outside, alpha=float(penalty) * 2 / ctx.outside.numel())
-            return slope, torch.stack(found).double() * (len(x) / few), None, None, None
+            return slope, torch.stack(found).double() * (len(x) / few), None, None, None, None
 
     return Function

@@ -39,6 +39,7 @@ class Network:
         self.moments: dict[str, Any] = {}
         self.learnt: dict[Value | None, str] = {}  # constants that are parameters
         self.part, self.limit = PART, LIMIT
+        self.linear = False  # whether the penalty grows linearly beyond one deviation, squares before
         self.momentum = 0.02  # of the running moments
         self.index = {node: i for i, node in enumerate(graph.nodes)}
         self.polynomial = polynomial_of(torch)
@@ -113,8 +114,25 @@ class Network:
         mean, deviation = self._seen(node, x.detach()[:looked]) if batch else self._normal(node)
         ends, limits = ((mean - k * deviation, mean + k * deviation) for k in (INTERVAL, self.limit))
         coeffs = self._monomials(node, mean, deviation)
-        y, outside = self.polynomial.apply(x, coeffs, ends, limits if limited else None, looked)
+        cap = deviation if self.linear else None
+        y, outside = self.polynomial.apply(x, coeffs, ends, limits if limited else None, looked, cap)
         return y, outside / deviation**2
+
+    def furthest(self, x: Any, chosen: Any, batch: int) -> Any:
+        """How many deviations from the mean the values of each chosen sample reach, with outliers cut off."""
+        torch = self.torch
+        far = np.zeros(len(chosen))
+
+        def observe(node: Node, operands: list[Any]) -> None:
+            if node.op.name in ACTIVATIONS:
+                mean, deviation = self._normal(node)
+                most = (operands[0].float() - mean).abs().flatten(1).amax(1) / deviation
+                np.maximum(far[at : at + batch], most.numpy(), out=far[at : at + batch])
+
+        with torch.no_grad():
+            for at in range(0, len(chosen), batch):
+                self.run(x[torch.from_numpy(chosen[at : at + batch])], 1.0, limited=True, observe=observe)
+        return far
 
     def _seen(self, node: Node, values: Any) -> tuple[float, float]:
         """Mean and deviation of an activation's input in this batch, which the running ones follow.

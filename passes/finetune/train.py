@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,11 @@ from .network import Network
 
 __all__ = ["Plan", "train"]
 
-GUARD = 50  # times the weight of the range penalty, in the last steps
-WIDE = 8.0  # deviations beyond which values are cut off then
+LIMITS = (6.0, 8.0, 10.0)  # deviations beyond which values are cut off in the guard steps, in turns
+LOOKED = 12_000  # samples that are looked at for those that lie furthest out, a tenth of which is HARD
+HARD = 3 / 8  # of the samples of a guard step are of those
+GUARD_RATE = 0.2  # of the rate of the epochs
+AGAIN = 150  # steps after which they are looked for again
 SHIFT = 4  # pixels that a crop may move an image by, as is usual for CIFAR
 
 
@@ -109,9 +112,7 @@ def train(
         tell(f"epoch {epoch + 1} of {plan.epochs}: loss {state.losses[-1]:.4g}")
         if checkpoint is not None:
             _keep(network, state, checkpoint, identity, torch)
-    with torch.no_grad():
-        for name, averaged in state.averaged.items():
-            network.tensors[name].copy_(averaged)
+    _take(network, state.averaged, torch)
     if plan.guard:
         _guard(network, x, labels, plan, torch, tell)
     return state.losses
@@ -120,26 +121,42 @@ def train(
 def _guard(network: Network, x: Any, labels: Any, plan: Plan, torch: Any, tell: Callable[[str], None]) -> None:
     """The last steps, which pull in what is still out of range: one value too far out is the end of a sample.
 
-    The range penalty weighs `GUARD` times as much and looks at whole batches, at a tenth of the rate. Values are cut
-    off further out, so that what outliers do to the layers after them is seen.
+    Such samples are few, so they are looked for, and take a part of each batch (hard examples, Shrivastava et al.
+    2016). Values are cut off further out, so that what outliers do to the layers after them is seen; their penalty
+    grows linearly beyond one deviation, or one of them would be the whole gradient.
     """
     parameters = list(network.parameters.values())
-    network.part, network.limit = 1, WIDE
-    optimiser = torch.optim.Adam(parameters, plan.rate / 10)
+    network.part, network.linear = 1, True
+    optimiser = torch.optim.Adam(parameters, plan.rate, betas=(0.9, 0.99))
     random = np.random.default_rng([plan.seed, plan.epochs, plan.guard])
+    averaged: dict[str, Any] = {}
     for step in range(plan.guard):
+        if step % AGAIN == 0:
+            some = random.permutation(len(x))[:LOOKED]
+            network.limit = min(LIMITS)
+            out = network.furthest(x, some, plan.batch)
+            hard = some[np.argsort(-out, kind="stable")[: max(1, len(some) // 10)]]
+            tell(
+                f"step {step} of {plan.guard} of the guard: values reach {np.quantile(out, 0.99):.1f} deviations (99 %)"
+            )
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate / 10 * (1 + math.cos(math.pi * step / plan.guard)) / 2
-        chosen = torch.from_numpy(random.choice(len(x), min(plan.batch, len(x)), replace=False))
-        images = augmented(x[chosen], plan.augment, random, torch)
-        right = None if labels is None else labels[chosen]
-        loss = _loss(network, images, right, 1.0, plan, torch, batch=False, weight=GUARD * plan.penalty)
+            group["lr"] = plan.rate * GUARD_RATE * (1 + math.cos(math.pi * step / plan.guard)) / 2
+        network.limit = LIMITS[step % len(LIMITS)]
+        size = min(plan.batch, len(x))
+        few = int(size * HARD)
+        chosen = np.concatenate([random.choice(hard, few), random.choice(len(x), size - few)])
+        at = torch.from_numpy(chosen)
+        images = augmented(x[at], plan.augment, random, torch)
+        right = None if labels is None else labels[at]
+        loss = _loss(network, images, right, 1.0, plan, torch, batch=False, weight=plan.penalty)
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        if step % 50 == 49 or step == plan.guard - 1:
-            tell(f"step {step + 1} of {plan.guard} that pull outliers in: loss {float(loss.detach()):.4g}")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
+        if math.isfinite(float(loss.detach()) + norm):
+            optimiser.step()
+        if plan.average:
+            _average(network, averaged, min(plan.average, (1 + step) / (10 + step)), torch)
+    _take(network, averaged, torch)
 
 
 def _loss(
@@ -181,6 +198,12 @@ def _average(network: Network, averaged: dict[str, Any], decay: float, torch: An
                 averaged[name] = tensor.detach().clone()
             else:
                 averaged[name].lerp_(tensor, 1 - decay)
+
+
+def _take(network: Network, averaged: Mapping[str, Any], torch: Any) -> None:
+    with torch.no_grad():
+        for name, tensor in averaged.items():
+            network.tensors[name].copy_(tensor)
 
 
 def _keep(network: Network, state: _State, file: Path, identity: str, torch: Any) -> None:

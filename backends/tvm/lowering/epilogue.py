@@ -83,9 +83,12 @@ class Epilogue:
         return self._add(array.shape, str(array.dtype), array)
 
     def __call__(self, acc: Expr, index: Index, extras: tuple[Any, ...]) -> Expr:
+        return self.ctx.emit.narrowed(self.value(acc, index, extras), storage_dtype(self.result.elem))
+
+    def value(self, acc: Expr, index: Index, extras: tuple[Any, ...]) -> Expr:
+        """The result as a number; calling the epilogue gives it as it is stored."""
         self._slots[:] = extras
-        value = self.ctx.element_of(self.anchor, tuple(index), acc)(self.result)
-        return self.ctx.emit.narrowed(value, storage_dtype(self.result.elem))
+        return self.ctx.element_of(self.anchor, tuple(index), acc)(self.result)
 
 
 def _never(sink: Sink) -> None:

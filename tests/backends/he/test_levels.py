@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from intaglio.backends.he import security
 from intaglio.backends.he.levels import Levels, place, rise
 from intaglio.backends.he.network import Layer, Network
+from intaglio.backends.he.parameters import MOST_PRIMES
 from intaglio.backends.he.reading import read_network
 from intaglio.backends.he.search import BOOTSTRAP, parameters
 from intaglio.ir import Graph, IntaglioError
@@ -146,3 +147,6 @@ def test_bootstrapping_primes_count() -> None:
     assert one is not None and one.secret == "h=192" and one.bootstrap_bits == BOOTSTRAP
     assert one.log_qp <= 1553
     assert parameters(1 << 16, 25, special=0, bootstrap=True) is None
+    for levels in (45, 58, 62, 63, 90):  # of more primes than a set may have there is none, and that is no error
+        found = parameters(1 << 16, levels, special=0)
+        assert found is None or len(found.prime_bits) + len(found.special_bits) <= MOST_PRIMES
