@@ -136,6 +136,9 @@ class _Machine:
         for name in (*names, "stride_h", "stride_w", "dilation_h", "dilation_w"):
             if not 1 <= r[name] <= 1 << 16:
                 raise error("IG0583", f"`{one.op}` with {name} = {r[name]}")
+        for name in ("k", "c", "p", "q", "m", "n"):
+            if one.fields.get(name, 1) < 1:
+                raise error("IG0583", f"`{one.op}` with {name} = 0")
 
     def _contract(self, one: Instruction, r: Registers, g: int, k: int, c: int, p: int, q: int) -> None:
         """sums[n, p, q, g, k] (+)= windows of the input [n, p, q, kernel, g, c] times w [g, k, kernel, c]."""

@@ -100,6 +100,17 @@ def test_flipped_bits_stop_with_a_diagnostic_or_run(data: st.DataObject) -> None
         assert e.diagnostics[0].code in ("IG0581", "IG0580", "IG0583", "IG0584")
 
 
+def test_an_extent_of_zero_is_refused() -> None:
+    from dataclasses import replace
+
+    instructions = program().queues[Queue.COMPUTE]
+    at, conv = next((i, one) for i, one in enumerate(instructions) if one.op == "conv")
+    for name in ("k", "c", "p", "q"):
+        none = replace(conv, fields={**conv.fields, name: 0})
+        with pytest.raises(IntaglioError, match=f"IG0583.*`conv` with {name} = 0"):
+            run({**program().queues, Queue.COMPUTE: [*instructions[:at], none, *instructions[at + 1 :]]})
+
+
 def test_a_missing_token_is_found() -> None:
     """Dropping any one wait or send leaves a queue waiting or a token over."""
     from dataclasses import replace
