@@ -19,7 +19,7 @@ __all__ = ["Plan", "train"]
 LIMITS = (6.0, 8.0, 10.0)  # deviations beyond which values are cut off in the guard steps, in turns
 LOOKED = 12_000  # samples that are looked at for those that lie furthest out, a tenth of which is HARD
 HARD = 3 / 8  # of the samples of a guard step are of those
-GUARD_RATE = 0.2  # of the rate of the epochs
+GUARD_RATE, GUARD_PENALTY, GUARD_AVERAGE = 2e-4, 2.0, 0.99  # of the guard steps, whatever those of the epochs are
 AGAIN = 150  # steps after which they are looked for again
 SHIFT = 4  # pixels that a crop may move an image by, as is usual for CIFAR
 
@@ -127,7 +127,7 @@ def _guard(network: Network, x: Any, labels: Any, plan: Plan, torch: Any, tell: 
     """
     parameters = list(network.parameters.values())
     network.part, network.linear = 1, True
-    optimiser = torch.optim.Adam(parameters, plan.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam(parameters, GUARD_RATE, betas=(0.9, 0.99))
     random = np.random.default_rng([plan.seed, plan.epochs, plan.guard])
     averaged: dict[str, Any] = {}
     for step in range(plan.guard):
@@ -140,7 +140,7 @@ def _guard(network: Network, x: Any, labels: Any, plan: Plan, torch: Any, tell: 
                 f"step {step} of {plan.guard} of the guard: values reach {np.quantile(out, 0.99):.1f} deviations (99 %)"
             )
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate * GUARD_RATE * (1 + math.cos(math.pi * step / plan.guard)) / 2
+            group["lr"] = GUARD_RATE * (1 + math.cos(math.pi * step / plan.guard)) / 2
         network.limit = LIMITS[step % len(LIMITS)]
         size = min(plan.batch, len(x))
         few = int(size * HARD)
@@ -148,14 +148,13 @@ def _guard(network: Network, x: Any, labels: Any, plan: Plan, torch: Any, tell: 
         at = torch.from_numpy(chosen)
         images = augmented(x[at], plan.augment, random, torch)
         right = None if labels is None else labels[at]
-        loss = _loss(network, images, right, 1.0, plan, torch, batch=False, weight=plan.penalty)
+        loss = _loss(network, images, right, 1.0, plan, torch, batch=False, weight=GUARD_PENALTY)
         optimiser.zero_grad()
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         if math.isfinite(float(loss.detach()) + norm):
             optimiser.step()
-        if plan.average:
-            _average(network, averaged, min(plan.average, (1 + step) / (10 + step)), torch)
+        _average(network, averaged, min(GUARD_AVERAGE, (1 + step) / (10 + step)), torch)
     _take(network, averaged, torch)
 
 

@@ -37,8 +37,9 @@ DATA = Path(os.environ.get("INTAGLIO_DATA") or Path(__file__).resolve().parents[
 SEEN = 16  # images that tell the compiler how large values get
 TOGETHER = 25  # images that go through the circuit at a time
 MODELS = {
-    "resnet20": "epochs=3,degree=4,ramp=0.2,settle=0.3,guard=150,augment=crop,precision=bfloat16",
-    "resnet8": "epochs=3,degree=4,rate=0.0005,ramp=0.1,settle=0.3,guard=150,augment=crop,precision=bfloat16",
+    "resnet20": "epochs=3,degree=4,ramp=0.2,settle=0.3,guard=600,augment=crop,precision=bfloat16",
+    "resnet8": "epochs=4,degree=4,rate=0.0005,penalty=0.5,ramp=0.1,settle=0.3,guard=600,augment=crop,"
+    "precision=bfloat16",
 }
 
 
