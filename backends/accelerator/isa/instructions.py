@@ -19,13 +19,14 @@ instructions of a layer (strides, kernel, zero points) stands in registers that 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 from typing import Any
 
 from ....ir.diagnostics import error
 
 __all__ = [
     "BYTES",
+    "CONTROL",
     "LINE",
     "OPCODES",
     "REGISTERS",
@@ -45,7 +46,7 @@ LINE = 8
 """Bytes of a line of local memory: what local addresses count."""
 
 
-class Queue(Enum):
+class Queue(IntEnum):
     """The three queues, in the order of the ring of tokens."""
 
     LOAD = 0
@@ -54,11 +55,14 @@ class Queue(Enum):
 
     @property
     def following(self) -> Queue:
-        return Queue((self.value + 1) % 3)
+        return _RING[self + 1]
 
     @property
     def preceding(self) -> Queue:
-        return Queue((self.value + 2) % 3)
+        return _RING[self + 2]
+
+
+_RING = (*Queue, *Queue)
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,12 @@ REGISTERS: dict[Queue, tuple[str, ...]] = {
 """Registers that `cfg` writes, by queue; the field `register` counts them."""
 
 
+CONTROL = frozenset({"sync", "cfg", "loop", "end"})
+"""Instructions that take no time; a field says which queue runs them."""
+
+_RANGES = {name: {f.name: f.range for f in opcode.fields} for name, opcode in OPCODES.items()}
+
+
 @dataclass(frozen=True)
 class Instruction:
     """One instruction: the numbers of its fields by name, and its tokens.
@@ -188,24 +198,25 @@ class Instruction:
     send_following: bool = False
 
     def __post_init__(self) -> None:
-        opcode = OPCODES.get(self.op)
-        if opcode is None:
+        wanted = _RANGES.get(self.op)
+        if wanted is None:
             raise error("IG0580", f"there is no instruction `{self.op}`", hint=f"one of {', '.join(OPCODES)}")
-        wanted = {f.name: f for f in opcode.fields}
-        for name in (*(n for n in self.fields if n not in wanted), *(n for n in wanted if n not in self.fields)):
+        if self.fields.keys() != wanted.keys():
+            name = next(n for n in (*self.fields, *wanted) if (n in self.fields) != (n in wanted))
             what = "has no field" if name not in wanted else "lacks its field"
             raise error("IG0580", f"`{self.op}` {what} `{name}`", hint=f"its fields: {', '.join(wanted)}")
         for name, number in self.fields.items():
-            low, high = wanted[name].range
+            low, high = wanted[name]
             if not low <= number <= high:
                 raise error("IG0580", f"`{self.op}`: {name} = {number} does not fit", label=f"from {low} to {high}")
-        if self.op in ("sync", "cfg", "loop", "end") and self.fields["queue"] >= len(Queue):
+        if self.op in CONTROL and self.fields["queue"] >= len(Queue):
             raise error("IG0580", f"`{self.op}`: there is no queue {self.fields['queue']}", hint="0 to 2")
 
     @property
     def queue(self) -> Queue:
         """The queue in which it runs."""
-        return OPCODES[self.op].queue or Queue(self.fields["queue"])
+        own = OPCODES[self.op].queue
+        return Queue(self.fields["queue"]) if own is None else own
 
     def __getitem__(self, name: str) -> int:
         return self.fields[name]

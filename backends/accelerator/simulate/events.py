@@ -16,7 +16,7 @@ from ....ir.diagnostics import error
 from ..emit.network import Program
 from ..emit.vector import KINDS
 from ..hierarchy import Dataflow, Hierarchy, Rates
-from ..isa.instructions import Instruction, Queue
+from ..isa.instructions import CONTROL, Instruction, Queue
 from ..layer import DIMS, OPERANDS, Layer
 from ..mapping import Mapping as LayerMapping
 from ..plan import Units
@@ -141,13 +141,16 @@ class _Events:
         return next((s.name for s in self.machine.tiers[0] if x in s.holds), "")
 
     def run(self) -> Outcome:
+        for q in Queue:
+            self._control(q)
         while True:
             # who became ready first goes first, also where both wait for DRAM; at the same time, the store
-            found = [(*times, -q.value) for q in Queue if (times := self._start(q)) is not None]
+            found = [(times, -q, q) for q in Queue if (times := self._start(q)) is not None]
             if not found:
                 break
-            start, _, number = min(found)
-            self._step(Queue(-number), start)
+            (start, _), _, q = min(found)
+            self._step(q, start)
+            self._control(q)
         if any(not c.done for c in self.cores.values()):
             raise error(
                 "IG0584", "the program is stuck: its queues wait for each other", hint="compile the model again"
@@ -169,6 +172,22 @@ class _Events:
         moves = one.op in ("load", "loadc", "store", "req") and self._far(one) != (False, False)
         # equal times are equal: no last bit of a sum decides who goes first
         return round(max(start, self.port) if moves else start, 6), round(start, 6)
+
+    def _control(self, q: Queue) -> None:
+        """Registers and loops up to the next instruction that takes time or waits."""
+        core = self.cores[q]
+        while not core.done:
+            one = core.program[core.at]
+            if one.op not in CONTROL or one.wait_preceding or one.wait_following:
+                break
+            core.control(one)
+            self._send(q, one)
+
+    def _send(self, q: Queue, one: Instruction) -> None:
+        if one.send_preceding:
+            self.tokens[q, q.preceding].append(self.ready[q])
+        if one.send_following:
+            self.tokens[q, q.following].append(self.ready[q])
 
     def _step(self, q: Queue, start: float) -> None:
         core = self.cores[q]
@@ -193,10 +212,7 @@ class _Events:
         if stop > start:
             self.out.bars.append(Bar(q, one.op, start, stop))
         self.ready[q] = stop
-        if one.send_preceding:
-            self.tokens[q, q.preceding].append(stop)
-        if one.send_following:
-            self.tokens[q, q.following].append(stop)
+        self._send(q, one)
 
     def _far(self, one: Instruction) -> tuple[bool, bool]:
         """Whether a transfer's other side is DRAM, and whether its residual lies there."""
