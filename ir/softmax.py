@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .constants import Constant
 from .graph import Node, Value
 from .shapes import normal_axes
-from .types import Int, Tensor
+from .types import Affine, Int, Tensor
 
 __all__ = ["IntegerSoftmax", "integer_softmax"]
 
@@ -25,6 +26,8 @@ LONGEST = 8
 """Nodes from the difference to the table."""
 
 ROOM = 1 << 31
+MOST_ONE = 1 << 22
+"""Below it a share that is estimated in floats is off by less than one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ def integer_softmax(share: Node, constant: Callable[[Value | None], Any]) -> Int
     if one is None or by is None or one.size != 1 or by.size != 1 or int(by.reshape(())) != 1 or exponentials is None:
         return None
     one = int(one.reshape(()))
-    if table.attr("first") != 0 or exponentials.min() < 0 or not 0 < one * (int(exponentials.max()) + 1) < ROOM // 2:
+    if not 0 < one < MOST_ONE or one * (int(exponentials.max()) + 1) >= ROOM // 2:
+        return None
+    if table.attr("first") != 0 or exponentials.min() < 0 or exponentials[0] < 1:  # so no sum is 0
         return None
     found = _differences(table.inputs[0], constant)
     if found is None or not last(found[0]):
@@ -88,12 +93,20 @@ def integer_softmax(share: Node, constant: Callable[[Value | None], Any]) -> Int
     return IntegerSoftmax(scores, largest.output, differences, below, exponentials, one, share, nodes)
 
 
+def _single(array: Any) -> bool:
+    """Whether it is one number for all differences: the chain is the same function for every key."""
+    return array is not None and array.size == 1
+
+
 def _differences(below: Value | None, constant: Callable[[Value | None], Any]) -> tuple[Node, tuple[Node, ...]] | None:
     """The reduction, and the nodes from it and the scores to a value: a subtraction, of casts perhaps, and a chain."""
     chain: list[Node] = []
     node = None if below is None else below.node
     while node is not None and node.op.name in _STEPS:
-        if len(chain) == LONGEST or any(constant(v) is None for v in node.inputs[1:]):
+        if len(chain) == LONGEST or not all(_single(constant(v)) for v in node.inputs[1:]):
+            return None
+        to = dict(node.attrs).get("to")
+        if isinstance(to, Affine) and (isinstance(to.scale, Constant) or isinstance(to.zero, Constant)):
             return None
         chain.append(node)
         node = None if node.inputs[0] is None else node.inputs[0].node

@@ -13,17 +13,17 @@ from .definition import Context, define_pass
 from .options import option
 from .rebuild import Rebuild, array_of
 
-__all__ = ["Bf16", "bf16"]
+__all__ = ["FOLLOW", "PRODUCTS", "Bf16", "bf16"]
 
 BF16, F32 = Float("bf16"), Float("f32")
 
-_PRODUCTS = {"nn.conv", "nn.matmul"}
-_FOLLOW = {
+PRODUCTS = {"nn.conv", "nn.matmul"}
+FOLLOW = {
     "math.add",
     "math.sub",
     "math.mul",
-    "math.min",
-    "math.max",
+    "math.minimum",
+    "math.maximum",
     "math.relu",
     "math.leaky_relu",
     "nn.max_pool",
@@ -113,7 +113,7 @@ class _Narrowing:
                 self._widen(old)
 
     def _is_product(self, node: Node) -> bool:
-        if node.op.name not in _PRODUCTS or node.output.name in self.options.keep or node in self.final:
+        if node.op.name not in PRODUCTS or node.output.name in self.options.keep or node in self.final:
             return False
         if not all(v is None or _is(v, F32) for v in (*node.inputs, *node.outputs)):
             return False
@@ -127,7 +127,7 @@ class _Narrowing:
 
     def _follows(self, node: Node) -> bool:
         """Whether all that a node reads is bf16, but for constants of few numbers."""
-        if node.op.name not in _FOLLOW or not all(_is(v, F32) for v in node.outputs):
+        if node.op.name not in FOLLOW or not all(_is(v, F32) for v in node.outputs):
             return False
         given = [v for v in node.inputs if v is not None]
         return any(v in self.computed for v in given) and all(
@@ -174,7 +174,7 @@ def _last_products(graph: Graph) -> set[Node]:
     before: set[Value] = set()
     found: set[Node] = set()
     for node in reversed(graph.nodes):
-        is_product = node.op.name in _PRODUCTS
+        is_product = node.op.name in PRODUCTS
         earlier = any(v in before for v in node.outputs)
         if is_product and not earlier:
             found.add(node)

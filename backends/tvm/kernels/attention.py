@@ -17,23 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .batched import unravel
 from .emit import Emitter
 from .kernel import Dim, Expr, VectorUnit, ceil_div, cover, identity
+from .query_rows import QueryRows
 from .rows import exponentials
 from .tile import RegisterTile, choose_tile
 
-ROWS = 32
-"""Query rows of a block, at most: a block of scores over 128 keys takes 18 KB."""
-
-SYMBOLIC_ROWS = 16
-"""Query rows of a block where their number is unknown."""
-
 SYMBOLIC_KEYS = 128
 """Number of keys that tiles are chosen for where it is unknown."""
-
-BLOCKS_A_TASK = 8
-"""Blocks of query rows that share one copy of K and V."""
 
 Read = Callable[[tuple[Expr, ...]], Expr]
 """The element at an index (*batch, row, column); called inside vectorised loops."""
@@ -77,13 +68,9 @@ class _Attention:
     def __init__(self, emit: Emitter, unit: VectorUnit, operands: Operands) -> None:
         self.emit, self.unit, self.o = emit, unit, operands
         lanes = unit.lanes
-        queries, keys = operands.queries, operands.keys
-        if isinstance(queries, int):
-            self.blocks: Dim = ceil_div(queries, ROWS)
-            self.rows = ceil_div(queries, ceil_div(queries, ROWS))
-        else:
-            self.rows = SYMBOLIC_ROWS
-            self.blocks = (queries + self.rows - 1) // self.rows
+        keys = operands.keys
+        self.queries = QueryRows(emit, operands.queries)
+        self.rows = self.queries.height
         # Scores are padded to whole vectors, whose last lanes are -inf.
         self.vectors: Dim = ceil_div(keys, lanes) if isinstance(keys, int) else (keys + lanes - 1) // lanes
         known = self.vectors if isinstance(self.vectors, int) else SYMBOLIC_KEYS // lanes
@@ -100,24 +87,19 @@ class _Attention:
 
     def _keys_of_blocks(self) -> Callable[[Expr], Expr]:
         """How many keys a block of rows looks at: all, or whole vectors up to the last one that a row of it sees."""
-        o, lanes = self.o, self.unit.lanes
-        if o.seen is None or o.table is None or not isinstance(o.keys, int) or not isinstance(self.blocks, int):
+        o, lanes, blocks = self.o, self.unit.lanes, self.queries.blocks
+        if o.seen is None or o.table is None or not isinstance(o.keys, int) or not isinstance(blocks, int):
             return lambda block: o.keys
         last = np.array(
-            [o.seen[min(b * self.rows, len(o.seen) - self.rows) :][: self.rows].max() for b in range(self.blocks)]
+            [o.seen[min(b * self.rows, len(o.seen) - self.rows) :][: self.rows].max() for b in range(blocks)]
         )
         keys = np.minimum(-(-last // lanes) * lanes, o.keys).astype(np.int32)
         return o.table(keys) if (keys < o.keys).any() else lambda block: o.keys
 
     def run(self) -> None:
         emit, o = self.emit, self.o
-        total: Dim = 1
-        for d in o.batch:
-            total = d if isinstance(total, int) and total == 1 else total * d
-        chunks = (self.blocks + BLOCKS_A_TASK - 1) // BLOCKS_A_TASK
-        single = isinstance(chunks, int) and chunks == 1
-        with emit.parallel(total if single else total * chunks) as task:
-            batch = unravel(task if single else task // chunks, o.batch)
+        with self.queries.tasks(o.batch) as task:
+            batch = task.batch
             k = emit.scratch(self.panels, o.depth, self.panel)
             v = emit.scratch(o.keys, self.width)
             q = emit.scratch(self.rows, o.depth)
@@ -125,33 +107,15 @@ class _Attention:
             scale = emit.scratch(self.rows)
             self._copy_keys(batch, k)
             self._copy(o.keys, o.width, v, lambda row, column: o.v((*batch, row, column)))
-            if single:
-                first, count = 0, self.blocks
-            else:
-                first = task % chunks * BLOCKS_A_TASK
-                count = emit.min(self.blocks - first, BLOCKS_A_TASK)
-            with emit.serial(count) as b:
-                start = emit.bind(self._start(first + b))
-                self._copy(self.rows, o.depth, q, lambda row, column: o.q((*batch, self._row(start, row), column)))
-                keys = emit.bind(self.keys_of(first + b))
+            with self.queries.each(task) as (block, start):
+                self._copy(
+                    self.rows, o.depth, q, lambda row, column: o.q((*batch, self.queries.row(start, row), column))
+                )
+                keys = emit.bind(self.keys_of(block))
                 self._scores(q, k, keys, scores)
                 with emit.serial(self.rows) as row:
-                    self._softmax((*batch, self._row(start, row)), row, keys, scores, scale)
+                    self._softmax((*batch, self.queries.row(start, row)), row, keys, scores, scale)
                 self._results(batch, start, keys, scores, scale, v)
-
-    def _start(self, block: Expr) -> Expr:
-        """The first row of a block; the last block steps back, so that all have one height."""
-        start = block * self.rows
-        if isinstance(self.o.queries, int):
-            exact = self.o.queries % self.rows == 0
-            return start if exact else self.emit.min(start, self.o.queries - self.rows)
-        return start
-
-    def _row(self, start: Expr, row: Expr) -> Expr:
-        """A row of a block; of a symbolic number of rows, the last one stands for those beyond it."""
-        if isinstance(self.o.queries, int):
-            return start + row
-        return self.emit.min(start + row, self.o.queries - 1)
 
     def _copy(self, rows: Dim, columns: int, to: Any, element: Callable[[Expr, Expr], Expr]) -> None:
         emit = self.emit
@@ -278,7 +242,7 @@ class _Attention:
             acc.store(
                 range(0, valid, lanes),
                 valid,
-                lambda r, x: o.out_index((*batch, self._row(start, row + r), first + x)),
+                lambda r, x: o.out_index((*batch, self.queries.row(start, row + r), first + x)),
                 o.out,
                 identity,
                 (),

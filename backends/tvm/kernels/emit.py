@@ -165,8 +165,8 @@ class Emitter:
         return self._tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
 
     def narrowed(self, value: Expr, dtype: str) -> Expr:
-        """An fp32 number as it is stored: bf16 (`dtype` uint16), which it must be already, or fp32."""
-        if dtype != BF16_BITS:
+        """A number as it is stored: fp32 as bf16 (`dtype` uint16), which it must be already; anything else as it is."""
+        if dtype != BF16_BITS or not str(value.ty.dtype).startswith("float"):
             return value
         raw = self.reinterpret(value, "uint32")
         return self.cast(raw >> self.splat_of(16, "uint32", value.ty.dtype.lanes), BF16_BITS)

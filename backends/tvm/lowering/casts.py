@@ -138,26 +138,25 @@ def quantize(ctx: Context, node: Node, x: Lazy) -> Lazy:
         return Lazy(type, read_float, x.source)
     low, high = to.store.range
     dtype = compute_dtype(to.store)
-    exact_in_f32 = to.store.bits <= 16  # rounded values and zero points add up exactly
-    wide = "float32" if exact_in_f32 and real == "float32" else "float64"
-    zero = _spread(ctx, to.zero, to, type.shape, wide)
-    if wide == "float32" and not isinstance(to.zero, Constant):
-        offset = int(to.zero)
+    zeros = np.asarray(to.zero.array if isinstance(to.zero, Constant) else to.zero)
+    if real == "float32" and to.store.bits <= 16 and int(np.abs(zeros).max(initial=0)) < 1 << 21:
+        offset = _spread(ctx, to.zero, to, type.shape, real)
 
         def read_clamped(index: Index) -> Expr:  # whole numbers as bounds go before the rounding, which is easy then
-            scaled = ctx.let(cast(ctx.read(x, index), real) / scale(index))
-            least, most = like(scaled, low - offset), like(scaled, high - offset)
+            scaled, moved = ctx.let(cast(ctx.read(x, index), real) / scale(index)), offset(index)
+            least, most = like(scaled, low) - moved, like(scaled, high) - moved
             bounded = select(scaled > most, most, select(scaled >= least, scaled, least))
-            return cast(nearest_int(bounded) + const(offset, "int32"), dtype)
+            return cast(nearest_int(bounded) + cast(moved, "int32"), dtype)
 
         return Lazy(type, read_clamped, x.source)
+    zero = _spread(ctx, to.zero, to, type.shape, "float64")
 
     def read(index: Index) -> Expr:
-        moved = cast(round_half_even(cast(ctx.read(x, index), real) / scale(index), ctx.let), wide)
+        moved = cast(round_half_even(cast(ctx.read(x, index), real) / scale(index), ctx.let), "float64")
         moved = ctx.let(moved + zero(index))
         least = like(moved, low)
         bounded = select(moved > like(moved, high), like(moved, high), select(moved >= least, moved, least))
-        return cast(cast(bounded, "int32" if wide == "float32" else "int64"), dtype)
+        return cast(cast(bounded, "int64"), dtype)
 
     return Lazy(type, read, x.source)
 

@@ -63,7 +63,9 @@ def round_half_even(x: Expr, let: Let) -> Expr:
     if dtype_of(x) != "float32":
         return tirx.nearbyint(x)
     x = let(x)
-    return select(tirx.abs(x) < like(x, 4194304.0), cast(nearest_int(x), "float32"), x)
+    size = let(tirx.abs(x))
+    whole = cast(bits(size + like(x, 8388608.0), "int32") - const(0x4B000000, "int32"), "float32")  # as in nearest_int
+    return select(size < like(x, 8388608.0), select(x < like(x, 0.0), like(x, 0.0) - whole, whole), x)
 
 
 def exp(x: Expr, let: Let) -> Expr:

@@ -100,7 +100,9 @@ def _codes(weight: Value) -> Codes | None:
     move = MIDDLE if elem.store.signed else 0
     codes = (constant.array.astype(np.int16) + move).astype(np.uint8).T
     zeros = elem.zero.array if isinstance(elem.zero, Constant) else np.asarray(elem.zero)
-    moved = (np.broadcast_to(zeros, elem.scale.array.shape).astype(np.int16) + move).T
+    moved = (np.broadcast_to(zeros, elem.scale.array.shape).astype(np.int64) + move).T
+    if moved.min() < 0 or moved.max() > 15 or elem.real is not Float("f32"):  # the kernel's zeros are codes, too
+        return None
     symmetric = bool((moved == MIDDLE).all())
     scales = elem.scale.array.astype(np.float32).T
     return Codes(codes, scales, None if symmetric else moved.astype(np.uint8), elem.group)

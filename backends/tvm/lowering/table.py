@@ -27,7 +27,7 @@ __all__ = ["Lowering", "lower", "scalar"]
 
 Results = Lazy | tuple[Lazy, ...]
 
-PICKING = {"math.relu", "math.max", "math.min"}
+PICKING = {"math.relu", "math.maximum", "math.minimum"}
 """Ops whose result is one of the operands, or zero."""
 
 

@@ -17,10 +17,11 @@ from intaglio.backends.tvm.kernels import VECTOR_UNITS, conv_call
 from intaglio.backends.tvm.kernels.layout import Blocked, Halo
 from intaglio.backends.tvm.kernels.lowbit.conv import conv_halves
 from intaglio.backends.tvm.lowering.graph import lower_module
+from intaglio.backends.tvm.lowering.table import PICKING
 from intaglio.compiler.api import compile as compile_model
-from intaglio.ir import Editor, Graph, IntaglioError, Module, Tensor, Value, evaluate
+from intaglio.ir import OPS, Editor, Graph, IntaglioError, Module, Tensor, Value, evaluate
 from intaglio.ir.types import Affine, Float, Int
-from intaglio.passes.bf16 import bf16
+from intaglio.passes.bf16 import FOLLOW, PRODUCTS, bf16
 from intaglio.passes.definition import Context
 
 ISAS = [isa for isa in ISA_NAMES if host_runs(isa)]
@@ -139,10 +140,15 @@ def network() -> Graph:
     for channels in (16, 16):
         w = rng.normal(0, 0.1, (channels, y.type.shape[1], 3, 3)).astype(np.float32)  # type: ignore[union-attr]
         y = e.emit("math.relu", e.emit("nn.conv", y, e.constant(w), pads=(1, 1, 1, 1)))
+        y = e.emit("math.minimum", y, e.constant(np.float32(6)))
     y = e.emit("math.add", y, e.emit("math.sigmoid", y))
     y = e.emit("math.reduce_mean", y, axes=(2, 3), keepdims=False)
     e.output(e.emit("nn.matmul", y, e.constant(rng.standard_normal((16, 5)).astype(np.float32))), "y")
     return e.freeze()
+
+
+def test_ops_that_are_named_exist() -> None:
+    assert {*FOLLOW, *PRODUCTS, *PICKING} <= set(OPS)
 
 
 def test_the_pass() -> None:
@@ -154,8 +160,10 @@ def test_the_pass() -> None:
         ("math.cast", "bf16"),
         ("nn.conv", "bf16"),
         ("math.relu", "bf16"),
+        ("math.minimum", "bf16"),
         ("nn.conv", "bf16"),
         ("math.relu", "bf16"),
+        ("math.minimum", "bf16"),
         ("math.cast", "f32"),
         ("math.sigmoid", "f32"),
         ("math.add", "f32"),
@@ -239,6 +247,19 @@ def test_products_with_codes(m: int, k: int, n: int, group: int, symmetric: bool
     compiled = compile_model(Module("m", {"main": graph}), "cpu", isa=isa, threads=1)
     (got,), (want,) = compiled.program.run([data]), evaluate(graph, [data])
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4 * np.abs(want).max(initial=1))
+
+
+@pytest.mark.parametrize("zero", [-9, 20])
+def test_zeros_that_are_no_codes(zero: int) -> None:
+    rng, e = np.random.default_rng(0), Editor()
+    scale = e.constant(np.ones((2, 16), np.float32)).node.constant  # type: ignore[union-attr]
+    elem = Affine(Int("i4"), F32, scale, zero, 0, 32)  # type: ignore[arg-type]
+    codes = e.constant(rng.integers(-8, 8, (64, 16)).astype(ml_dtypes.int4), type=Tensor((64, 16), elem))
+    x = e.input("x", Tensor((1, 64), "f32"))
+    e.output(e.emit("nn.matmul", x, e.emit("quant.dequantize", codes, to=F32)), "y")
+    graph, data = e.freeze(), rng.standard_normal((1, 64)).astype(np.float32)
+    compiled = compile_model(Module("m", {"main": graph}), "cpu", threads=1)
+    np.testing.assert_allclose(compiled.program.run([data])[0], evaluate(graph, [data])[0], rtol=1e-5, atol=1e-3)
 
 
 def test_codes_stay_codes() -> None:

@@ -19,9 +19,12 @@ from intaglio.backends.tvm.kernels.lowbit.batched import batched_int8
 from intaglio.backends.tvm.kernels.lowbit.lookup import Lookup
 from intaglio.backends.tvm.kernels.lowbit.product import Side
 from intaglio.backends.tvm.kernels.lowbit.tables import table_bytes
+from intaglio.backends.tvm.lowering import kernel
+from intaglio.backends.tvm.lowering.quantized_attention import lower_integer_attention
 from intaglio.compiler.api import compile as compile_model
-from intaglio.ir import Graph, Module, evaluate
+from intaglio.ir import Editor, Graph, Module, Tensor, evaluate
 from intaglio.ir.dims import symbols
+from intaglio.ir.types import Int
 from intaglio.passes.fuse import fuse
 
 from .sequences import Sequences
@@ -113,6 +116,41 @@ def check(graph: Graph, inputs: list[Any], isa: str) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_attention_is_the_interpreters(isa: str, seed: int) -> None:
     check(*attention(seed + 100 * ISAS.index(isa)), isa)
+
+
+def test_attention_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel, not by the loops that any group falls back to."""
+    taken: list[bool] = []
+
+    def spied(*given: Any) -> bool:
+        taken.append(lower_integer_attention(*given))
+        return taken[-1]
+
+    monkeypatch.setattr(kernel, "lower_integer_attention", spied)
+    check(*attention(0), "native")
+    assert any(taken)
+
+
+@pytest.mark.parametrize(("factor", "one"), [(False, 1 << 14), (True, 1 << 14), (False, (1 << 26) + 12345)])
+def test_softmax_beyond_the_kernel(factor: bool, one: int) -> None:
+    """Differences scaled by another number for every key, and shares finer than floats can estimate."""
+    rng, e = np.random.default_rng(0), Editor()
+    shapes = ((1, 2, 24, 16), (1, 2, 16, 24), (1, 2, 24, 16))
+    q, k, v = (e.input(name, Tensor(shape, "i8")) for name, shape in zip("qkv", shapes, strict=True))
+    scores = e.emit("quant.matmul", q, k)
+    below = e.emit("math.sub", e.emit("math.reduce_max", scores, axes=(3,), keepdims=True), scores)
+    if factor:
+        below = e.emit("math.mul", below, e.constant((np.arange(24) % 3 + 1).astype(np.int32)))
+    index = e.emit("math.shift_right", below, e.constant(np.int32(8)))
+    powers = np.round(np.exp(-np.arange(512) / 64) * (1 << 12)) if one < 1 << 20 else np.r_[7, [3] * 39, [1] * 472]
+    power = e.emit("quant.table", index, e.constant(powers.astype(np.int32)), first=0)
+    total = e.emit("math.reduce_sum", power, axes=(3,), keepdims=True)
+    half = e.emit("math.shift_right", total, e.constant(np.int32(1)))
+    scaled = e.emit("math.mul", power, e.constant(np.int32(one)))
+    share = e.emit("math.div", e.emit("math.add", scaled, half), total)
+    code = e.emit("math.cast", e.emit("math.bit_and", share, e.constant(np.int32(127))), to=Int("i8"))
+    e.output(e.emit("quant.matmul", code, v), "y")
+    check(e.freeze(), [rng.integers(-127, 128, shape).astype(np.int8) for shape in shapes], "native")
 
 
 def test_attention_is_one_kernel() -> None:

@@ -343,6 +343,22 @@ def test_encodings(elem: Any) -> None:
     check(make, clean)
 
 
+def test_halves_of_large_numbers_go_to_the_even_one() -> None:
+    """From 2**22 to 2**23 an f32 still has halves."""
+    x = np.arange(-40, 40, dtype=np.float32)[None] / 2 + np.array([[0], [2**22], [2**23 - 10], [2**24]], np.float32)
+    x = np.concatenate([x, -x])
+
+    def make(e: Editor) -> Any:
+        v = e.input("x", Tensor(x.shape, "f32"))
+        stores = []
+        for zero in (0, 7, -(2**22) - 3, 2**23 - 8):
+            q = e.emit("quant.quantize", v, to=Affine(Int("i8"), Float("f32"), 1.0, zero))
+            stores.append(e.emit("quant.store", q, to=Int("i8")))
+        return [e.emit("math.round", v), *stores]
+
+    check(make, x)
+
+
 # --- reductions -----------------------------------------------------------------------------------------------------
 
 REDUCTIONS = ("reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod")

@@ -223,6 +223,19 @@ def test_requantize_for_every_shift(isa: str, seed: int) -> None:
     check(e.freeze(), [data.astype(np.int32)], isa)
 
 
+@pytest.mark.parametrize("to", ["u8", "i8", "u16", "i16", "i32"])
+@pytest.mark.parametrize("op", ["quant.matmul", "quant.conv"])
+def test_results_of_every_width(op: str, to: str) -> None:
+    rng, e = np.random.default_rng(0), Editor()
+    shape, weight = ((8, 32), (32, 16)) if op == "quant.matmul" else ((1, 16, 8, 8), (16, 16, 3, 3))
+    x = e.input("x", Tensor(shape, "u8"))
+    sums = e.emit(op, x, e.constant(rng.integers(-127, 128, weight).astype(np.int8)))
+    shift = 38 if Int(to).bits == 8 else 30  # sums spread over the range of the result
+    scale = [e.constant(np.int32(1 << 30)), e.constant(np.int32(shift))]
+    e.output(e.emit("quant.requantize", sums, *scale, to=Int(to)), "y")
+    check(e.freeze(), [rng.integers(0, 256, shape).astype(np.uint8)])
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_ties_in_registers_and_out(isa: str) -> None:
     """Halves go up where sums are rescaled in registers, too."""

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..batched import unravel
 from ..emit import Emitter
-from ..kernel import Dim, Expr, VectorUnit, ceil_div
+from ..kernel import Dim, Expr, VectorUnit
+from ..query_rows import QueryRows
 from ..rows import fold_lanes
 from ..tile import RegisterTile
 from .fixed import Rescale
@@ -27,15 +27,6 @@ from .lookup import Lookup
 from .product import ByteProduct, Side
 
 __all__ = ["ByteAttention", "emit_byte_attention"]
-
-ROWS = 32
-"""Query rows of a block, at most."""
-
-SYMBOLIC_ROWS = 16
-"""Query rows of a block where their number is unknown."""
-
-BLOCKS_A_TASK = 8
-"""Blocks of query rows that share one copy of K and V."""
 
 Index = tuple[Expr, ...]
 Read = Callable[[Index], Expr]
@@ -89,25 +80,15 @@ def emit_byte_attention(emit: Emitter, unit: VectorUnit, operands: ByteAttention
 class _Attention:
     def __init__(self, emit: Emitter, unit: VectorUnit, o: ByteAttention) -> None:
         self.emit, self.unit, self.lanes, self.o = emit, unit, unit.lanes, o
-        if isinstance(o.queries, int):
-            self.blocks: Dim = ceil_div(o.queries, ROWS)
-            self.rows = ceil_div(o.queries, self.blocks)
-        else:
-            self.rows = SYMBOLIC_ROWS
-            self.blocks = (o.queries + self.rows - 1) // self.rows
+        self.queries = QueryRows(emit, o.queries)
+        self.rows = self.queries.height
         self.first = ByteProduct(emit, unit, self.rows, o.depth, o.keys, o.q, o.k)
         self.second = ByteProduct(emit, unit, self.rows, o.keys, o.width, o.weights, o.v)
         self.pitch = self.first.panels * self.first.width + self.lanes
 
     def run(self) -> None:
         emit, o = self.emit, self.o
-        total: Dim = 1
-        for d in o.batch:
-            total = d if isinstance(total, int) and total == 1 else total * d
-        chunks = (self.blocks + BLOCKS_A_TASK - 1) // BLOCKS_A_TASK
-        single = isinstance(chunks, int) and chunks == 1
-        with emit.parallel(total if single else total * chunks) as task:
-            batch = unravel(task if single else task // chunks, o.batch)
+        with self.queries.tasks(o.batch) as task:
             self.first.allocate()
             self.second.allocate()
             self.sums = emit.scratch(self.rows, self.pitch, dtype="int32")
@@ -115,30 +96,14 @@ class _Attention:
             self.powers = emit.scratch(self.rows, self.pitch, dtype="int32")
             self.largest = emit.scratch(self.rows, dtype=o.score_dtype)
             self.totals = emit.scratch(self.rows, dtype="int32")
-            self.first.copy_columns(lambda d, j: o.read_k((*batch, d, j)), o.k_depth_innermost)
-            self.second.copy_columns(lambda j, w: o.read_v((*batch, j, w)))
-            first, count = 0, self.blocks
-            if not single:
-                first = task % chunks * BLOCKS_A_TASK
-                count = emit.min(self.blocks - first, BLOCKS_A_TASK)
-            with emit.serial(count) as block:
-                self._block(batch, emit.bind(self._start(first + block)))
-
-    def _start(self, block: Expr) -> Expr:
-        """The first row of a block; the last block steps back, so that all have one height."""
-        if isinstance(self.o.queries, int):
-            return self.emit.step_back(block, self.rows, self.o.queries)
-        return block * self.rows
-
-    def _row(self, start: Expr, row: Expr) -> Expr:
-        """A row of a block; of a symbolic number of rows, the last one stands for those beyond it."""
-        if isinstance(self.o.queries, int):
-            return start + row
-        return self.emit.min(start + row, self.o.queries - 1)
+            self.first.copy_columns(lambda d, j: o.read_k((*task.batch, d, j)), o.k_depth_innermost)
+            self.second.copy_columns(lambda j, w: o.read_v((*task.batch, j, w)))
+            with self.queries.each(task) as (_, start):
+                self._block(task.batch, start)
 
     def _block(self, batch: Index, start: Expr) -> None:
         emit, o, lanes = self.emit, self.o, self.lanes
-        self.first.copy_rows(lambda row, d: o.read_q((*batch, self._row(start, row), d)))
+        self.first.copy_rows(lambda row, d: o.read_q((*batch, self.queries.row(start, row), d)))
 
         def kept(sums: RegisterTile, row: Expr, column: Expr, vectors: int) -> None:
             self._rescale(sums, o.score_scale)
@@ -147,11 +112,11 @@ class _Attention:
         self.first.run(kept)
         # pass after pass over all rows: what a pass waits for at the end of a row overlaps with the next one
         with emit.serial(self.rows) as row:
-            self._score((*batch, emit.bind(self._row(start, row))), row)
+            self._score((*batch, emit.bind(self.queries.row(start, row))), row)
         with emit.serial(self.rows) as row:
             self._raise(row)
         with emit.serial(self.rows) as row:
-            self._share((*batch, emit.bind(self._row(start, row))), row)
+            self._share((*batch, emit.bind(self.queries.row(start, row))), row)
         with emit.serial(self.rows) as row:
             self.second.row_copied(row)
 
@@ -165,7 +130,7 @@ class _Attention:
                 sums.store(
                     range(0, valid, lanes),
                     valid,
-                    lambda r, x: placed((*batch, self._row(start, row + r), column + x)),
+                    lambda r, x: placed((*batch, self.queries.row(start, row + r), column + x)),
                     o.out,
                     lambda value, index, _: o.result(tuple(index[o.perm.index(a)] for a in range(len(index))), value),
                     (),

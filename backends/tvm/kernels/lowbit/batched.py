@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..batched import broadcast, project, unravel
+from ..batched import broadcast, project
 from ..emit import Emitter
-from ..kernel import VECTOR_UNITS, Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, ceil_div, identity
+from ..kernel import VECTOR_UNITS, Dim, Epilogue, Expr, ExtraOperand, Kernel, VectorUnit, identity
+from ..query_rows import QueryRows
 from ..tile import RegisterTile
 from .fixed import Rescale
 from .product import ByteProduct, Side
 
 __all__ = ["batched_int8"]
-
-ROWS = 32
-"""Rows of a block, at most."""
-
-BLOCKS_A_TASK = 8
-"""Blocks of rows that share one copy of the other matrix."""
 
 FEWEST_ROWS = 4
 """With fewer rows, copying the other matrix takes longer than the product."""
@@ -52,27 +47,20 @@ def batched_int8(
     if leading is None:
         return None
     out_shape = (*leading, rows, columns)
-    blocks = ceil_div(rows, ROWS)
-    height = ceil_div(rows, blocks)
-    chunks = ceil_div(blocks, BLOCKS_A_TASK)
 
     emit = Emitter()
     with emit.function():
         left, right = emit.arg("a", a_shape, a.dtype), emit.arg("b", b_shape, b.dtype)
         extra = emit.extra_args(tuple(extras))
         out = emit.arg("out", out_shape, out_dtype)
-        product = ByteProduct(emit, unit, height, depth, columns, a, b)
-        total: Dim = chunks
-        for d in leading:
-            total = total * d
-        with emit.parallel(total) as task:
-            index = unravel(task // chunks, leading)
+        queries = QueryRows(emit, rows)
+        product = ByteProduct(emit, unit, queries.height, depth, columns, a, b)
+        with queries.tasks(leading) as task:
+            index = task.batch
             a_at, b_at = project(index, a_shape[:-2]), project(index, b_shape[:-2])
             product.allocate()
             product.copy_columns(lambda k, n: right[(*b_at, k, n)])
-            first = task % chunks * BLOCKS_A_TASK
-            with emit.serial(emit.min(blocks - first, BLOCKS_A_TASK) if chunks > 1 else blocks) as block:
-                start = emit.bind(emit.step_back(first + block, height, rows))
+            with queries.each(task) as (_, start):
                 product.copy_rows(lambda row, k: left[(*a_at, start + row, k)])
 
                 def use(sums: RegisterTile, row: Expr, column: Expr, vectors: int) -> None:
