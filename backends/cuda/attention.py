@@ -7,19 +7,16 @@ are copied as rows of f16 before; what transposes, slices or scales them happens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...ir.graph import Node, Value
-from ...ir.shapes import normal_axis
+from ...ir.graph import Value
 from ...ir.types import Tensor
 from ..tvm.api import modules
 from ..tvm.kernels import VectorUnit
 from ..tvm.kernels.batched import unravel
-from ..tvm.lowering import LOWERINGS
-from ..tvm.lowering.attention import keys_seen
+from ..tvm.lowering.attention import Parts, keys_seen, parts_of
 from ..tvm.lowering.context import Context
 from ..tvm.lowering.elements import storage_dtype
 from ..tvm.lowering.epilogue import Epilogue
@@ -37,53 +34,19 @@ DEPTHS = {F16: (16, 32, 64, 128), BF16: (16, 32, 64, 128), F32: (16, 32, 64)}
 """What rows are padded to; 128 of f32 would take all shared memory for one block."""
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The nodes of a group softmax(f(q @ k)) @ v: those before the first product, of f, and after the second."""
-
-    before: tuple[Node, ...]
-    first: Node
-    scores: tuple[Node, ...]
-    softmax: Node
-    second: Node
-    after: tuple[Node, ...]
-
-
-def _parts(group: Group) -> _Parts | None:
-    """The group taken apart, or None where it is something else."""
-    softmaxes = [n for n in group.nodes if n.op.name == "nn.softmax"]
-    products = [n for n in group.nodes if n.op.name == "nn.matmul"]
-    if len(softmaxes) != 1 or len(products) != 2 or len(group.outputs) != 1:
+def _parts(group: Group) -> Parts | None:
+    """The group taken apart, or None where it is something else, or f reads what is computed for the products."""
+    parts = parts_of(group)
+    if parts is None or parts.softmax.output.type.shape != parts.first.output.type.shape:
         return None
-    first, second = products
-    softmax = softmaxes[0]
-    rank = len(softmax.output.type.shape)
-    if second.inputs[0] is not softmax.output or normal_axis(softmax.attr("axis"), rank) != rank - 1:
+    operands = {i for i, _ in group.operands}
+    known = operands | set(group.known) | {v for n in (parts.first, *parts.scores) for v in n.outputs}
+    if any(v not in known for n in parts.scores for v in n.inputs if v is not None):
         return None
-    of_scores, of_result = {first.output}, {second.output}
-    before, scores, after = [], [], []
-    for node in group.nodes:
-        if node in (first, second, softmax):
-            continue
-        if any(v in of_result for v in node.inputs):
-            of_result.update(node.outputs)
-            after.append(node)
-        elif any(v in of_scores for v in node.inputs):
-            of_scores.update(node.outputs)
-            scores.append(node)
-        else:
-            before.append(node)
-    known = {i for i, _ in group.operands} | set(group.known) | of_scores
-    if softmax.inputs[0] not in of_scores or any(v not in known for n in scores for v in n.inputs if v is not None):
-        return None
-    if any(not LOWERINGS[n.op.name].elementwise or n.output.type.shape != first.output.type.shape for n in scores):
-        return None
-    inner = {v for n in before for v in n.inputs} & set(group.known) - {i for i, _ in group.operands}
+    inner = {v for n in parts.before for v in n.inputs} & set(group.known) - operands
     if any(group.known[v].array.size != 1 for v in inner if v is not None):
         return None
-    if len(after) > 1 or any(n.op.name != "shape.transpose" for n in after):
-        return None
-    return _Parts(tuple(before), first, tuple(scores), softmax, second, tuple(after))
+    return parts
 
 
 def shared_bytes(element: Element, width: int) -> int:
@@ -108,7 +71,7 @@ def attention(group: Group, element: Element, unit: VectorUnit) -> tuple[Any, tu
 
 
 def _build(
-    group: Group, parts: _Parts, qkv: tuple[Value, Value, Value], width: int, element: Element, unit: VectorUnit
+    group: Group, parts: Parts, qkv: tuple[Value, Value, Value], width: int, element: Element, unit: VectorUnit
 ) -> tuple[Any, tuple[Any, ...]]:
     ctx = Context(unit)
     ctx.node = parts.second
@@ -196,13 +159,13 @@ def _build(
                 at = i * THREADS + thread
                 r, c = at // width, at % width
                 with emit.when(emit.both(m0 + r < queries, c < shape[-1])):
-                    where = _moved(parts, (*index, m0 + r, c))
+                    where = tuple((*index, m0 + r, c)[a] for a in parts.perm)
                     value = ctx.scoped(lambda: ctx.to_memory(result.elem, read(r * (width + 4) + c)))
                     emit.store(out, where, value)
     return ctx.finished(emit.func), tuple(operands)
 
 
-def _tiles_seen(scores: Group, parts: _Parts) -> Any | None:
+def _tiles_seen(scores: Group, parts: Parts) -> Any | None:
     """For each tile of queries the tiles of keys that a constant mask, such as the causal one, does not hide whole."""
     shape = parts.first.output.type.shape
     seen = keys_seen(scores, scores.outputs[0], shape) if all(isinstance(d, int) for d in shape[-2:]) else None
@@ -223,13 +186,6 @@ def _packed(ctx: Context, element: Element, x: Lazy, transposed: bool, width: in
         return cast(ctx.scoped(lambda: ctx.read(x, index)), element.dtype)
 
     return pack_rows(ctx.emit, element, total_of(own), ctx.extent(rows), depth, read, width)
-
-
-def _moved(parts: _Parts, index: tuple[Expr, ...]) -> tuple[Expr, ...]:
-    """An index of the second product's result as one of the group's."""
-    for node in parts.after:
-        index = tuple(index[a] for a in node.attr("perm"))
-    return index
 
 
 def _when(emit: Any, condition: Expr, body: Any) -> None:

@@ -25,14 +25,13 @@ parser.add_argument("--weights", type=int, default=8)
 parser.add_argument("--activations", type=int, default=8)
 parser.add_argument("--edges", type=int, default=8)
 parser.add_argument("--steps", type=int, default=1000, help="of AdaRound; AIMET recommends 15,000 below 8 bits")
-parser.add_argument("--quick", action="store_true", help="without AdaRound, and on 256 samples")
+parser.add_argument("--quick", action="store_true", help="without AdaRound")
+parser.add_argument("--deep", action="store_true", help="with equalisation, for depthwise convolutions")
 args = parser.parse_args()
 
 
 def batches(name):
     ((key, array),) = np.load(args.folder / name).items()
-    if args.quick and name == "calibration.npz":
-        array = array[:256]
     return [{key: array[i : i + BATCH]} for i in range(0, len(array), BATCH)]
 
 
@@ -66,16 +65,14 @@ def quantised(scheme, equalise, method):
     return sim
 
 
-source = onnx.load(args.source)
-deep = any(n.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in n.attribute) for n in source.graph.node)
 settings = {"ranges by min-max (its default)": ("min_max", False, "")}
 settings["ranges by SQNR"] = ("tf_enhanced", False, "")
-if deep:
+if args.deep:
     settings["equalisation, ranges by SQNR"] = ("tf_enhanced", True, "")
 if args.weights < 8:
-    settings["SeqMSE"] = ("min_max", deep, "SeqMSE")
+    settings["SeqMSE"] = ("min_max", args.deep, "SeqMSE")
 if args.weights < 8 and not args.quick:
-    settings[f"AdaRound, {args.steps} steps"] = ("tf_enhanced", deep, "AdaRound")
+    settings[f"AdaRound, {args.steps} steps"] = ("tf_enhanced", args.deep, "AdaRound")
 for name, setting in settings.items():
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -39,7 +39,8 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("--weights", type=int, default=8)
 parser.add_argument("--activations", type=int, default=8)
 parser.add_argument("--edges", type=int, default=8)
-parser.add_argument("--quick", action="store_true", help="one setting, on 256 samples")
+parser.add_argument("--quick", action="store_true", help="one setting")
+parser.add_argument("--deep", action="store_true", help="with equalisation, for depthwise convolutions")
 args = parser.parse_args()
 torch.manual_seed(0)
 create = TracerBase.create_arg  # does not know the integers that onnx2torch leaves in slices
@@ -50,8 +51,6 @@ ptq_common.tqdm = lambda x: x
 
 def batches(name):
     (array,) = np.load(args.folder / name).values()
-    if args.quick and name == "calibration.npz":
-        array = array[:256]
     return [(torch.from_numpy(array[i : i + BATCH]), None) for i in range(0, len(array), BATCH)]
 
 
@@ -88,10 +87,8 @@ def quantised(equalise, gptq):
     return model
 
 
-deep = any(n.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in n.attribute)
-           for n in onnx.load(args.source).graph.node)  # fmt: skip
 settings = {"GPTQ, bias correction": (False, True)}
-if deep:
+if args.deep:
     settings["equalisation, GPTQ, bias correction"] = (True, True)
 for name, setting in list(settings.items())[-1 if args.quick else 0 :]:
     made = quantised(*setting)

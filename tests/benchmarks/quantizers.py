@@ -10,7 +10,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,18 @@ def quantised_by_others(
         onnx.save(source, path)
         yield from _onnxruntime_all(path, calibration, test, bits, batch)
         np.savez(folder / "calibration.npz", **calibration)  # type: ignore[arg-type]
-        np.savez(folder / "test.npz", **test)  # type: ignore[arg-type]
         if bits.bytes_only and (python := _python(environments, "nncf")):
             yield from _nncf(python, path, folder, test, batch, quick)
         if len(test) != 1:  # the others take networks of images and the like
             return
+        np.savez(folder / "test.npz", **test)  # type: ignore[arg-type]
+        if quick:
+            np.savez(folder / "calibration.npz", **{k: v[:256] for k, v in calibration.items()})  # type: ignore[arg-type]
+        options = [f"--{k}={v}" for k, v in vars(bits).items()]
+        options += ["--quick"] * quick + ["--deep"] * _has_groups(source)
         for tool in ("brevitas", "aimet"):
             if python := _python(environments, tool):
-                yield from _worker(tool, python, path, folder, bits, quick)
+                yield from _worker(tool, python, path, folder, options)
 
 
 def _python(environments: Path, tool: str) -> Path | None:
@@ -82,10 +86,15 @@ def _python(environments: Path, tool: str) -> Path | None:
     return found if found.is_file() else None
 
 
-def _worker(tool: str, python: Path, source: Path, folder: Path, bits: Bits, quick: bool) -> Iterator[Quantised | str]:
+def _has_groups(source: Any) -> bool:
+    """Whether an ONNX model has depthwise convolutions, or others in groups: those that equalisation is for."""
+    convolutions = [n for n in source.graph.node if n.op_type == "Conv"]
+    return any(a.name == "group" and a.i > 1 for n in convolutions for a in n.attribute)
+
+
+def _worker(tool: str, python: Path, source: Path, folder: Path, options: Sequence[str]) -> Iterator[Quantised | str]:
     """Outputs by setting, as the tool's own simulation computes them."""
-    command = [str(python), "-P", str(HERE / f"{tool}_worker.py"), str(source), str(folder)]
-    command += [f"--{k}={v}" for k, v in vars(bits).items()] + ["--quick"] * quick
+    command = [str(python), "-P", str(HERE / f"{tool}_worker.py"), str(source), str(folder), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     before = _children()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -132,7 +141,9 @@ def _onnxruntime_all(
     if bits.activations != 8 or bits.weights not in (4, 8):
         return
     for per_channel, method in SETTINGS:
-        name = f"onnxruntime: per {'channel' if per_channel else 'tensor'} {method}"
+        # it has one number of bits for all layers
+        width = f"W{bits.weights} everywhere, " if bits.edges != bits.weights else ""
+        name = f"onnxruntime: {width}per {'channel' if per_channel else 'tensor'} {method}"
         made = source.with_name("onnxruntime.onnx")
         start = time.process_time()
         try:
@@ -157,26 +168,26 @@ def _onnxruntime(
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             count = len(next(iter(inputs.values())))
-            step = 16
-            self.left = iter(
-                [{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, count - step + 1, step)]
-            )
+            step = max(d for d in range(1, 17) if count % d == 0)  # histograms are of batches of one shape
+            self.left = iter([{k: v[i : i + step] for k, v in inputs.items()} for i in range(0, count, step)])
 
         def get_next(self) -> Any:
             return next(self.left, None)
 
     logging.disable(logging.WARNING)
-    with contextlib.redirect_stdout(io.StringIO()):
-        ready = source.with_name("ready.onnx")
-        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
-        if bits == 4:
-            onnx.save(onnx.version_converter.convert_version(onnx.load(ready), 21), ready)
-        quantize_static(
-            str(ready), str(made), Reader(), per_channel=per_channel,
-            weight_type=QuantType.QInt8 if bits == 8 else QuantType.QInt4,
-            activation_type=QuantType.QUInt8, calibrate_method=getattr(CalibrationMethod, method),
-        )  # fmt: skip
-    logging.disable(logging.NOTSET)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ready = source.with_name("ready.onnx")
+            quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+            if bits == 4:
+                onnx.save(onnx.version_converter.convert_version(onnx.load(ready), 21), ready)
+            quantize_static(
+                str(ready), str(made), Reader(), per_channel=per_channel,
+                weight_type=QuantType.QInt8 if bits == 8 else QuantType.QInt4,
+                activation_type=QuantType.QUInt8, calibrate_method=getattr(CalibrationMethod, method),
+            )  # fmt: skip
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def onnxruntime_session(path: Path) -> Run:

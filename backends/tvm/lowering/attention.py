@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,9 @@ from .context import Context
 from .expr import Expr, Index
 from .group import Group
 from .nodes import run_nodes
-from .tensor import Lazy, Sink, project
+from .tensor import Lazy, project
 
-__all__ = ["keys_outermost", "keys_seen", "lower_attention", "tensor_type"]
+__all__ = ["Parts", "keys_outermost", "keys_seen", "lower_attention", "parts_of", "reader", "tensor_type"]
 
 F32 = Float("f32")
 HIDDEN = -1e30
@@ -29,12 +28,12 @@ HIDDEN = -1e30
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """before, first, between, softmax, second, and perhaps a transpose."""
+class Parts:
+    """The nodes of softmax(f(q @ k)) @ v: `before` moves operands, `scores` are f; and perm of a transpose after it."""
 
     before: tuple[Node, ...]
     first: Node
-    between: tuple[Node, ...]
+    scores: tuple[Node, ...]
     softmax: Node
     second: Node
     perm: tuple[int, ...]
@@ -42,29 +41,22 @@ class _Parts:
 
 def lower_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) -> bool:
     """Emit a group that is attention; False, with nothing emitted, for any other."""
-    parts = _parts(group)
-    if parts is None or ctx.unit.simt:
+    parts = parts_of(group)
+    if parts is None or not _has_template(parts) or ctx.unit.simt:
         return False
     first, second, result = parts.first, parts.second, group.outputs[0]
     (source,), ((left, right), values) = parts.softmax.inputs, (first.inputs, second.inputs[1])
     assert source is not None and left is not None and right is not None and values is not None
     run_nodes(ctx, parts.before, env)
     q, k, v = env[left], env[right], env[values]
-    product = ctx.derived(tensor_type(first.output), _never)
+    product = ctx.derived(tensor_type(first.output))
     inner = {**env, first.output: product}
-    run_nodes(ctx, parts.between, inner)
+    run_nodes(ctx, parts.scores, inner)
     scores = inner[source]
     *batch, queries, width = tensor_type(second.output).shape
     depth = q.shape[-1]
     assert result.node is not None and isinstance(depth, int) and isinstance(width, int)
     out = ctx.target(result.node)
-
-    def reader(x: Lazy) -> Any:
-        def read(index: Index) -> Expr:
-            own = project(index[:-2], x.shape[:-2], tuple(batch)) if x.rank > 2 else ()
-            return ctx.scoped(lambda: ctx.read(x, (*own, *index[-2:])))
-
-        return read
 
     def table(array: npt.NDArray[np.int32]) -> Callable[[Expr], Expr]:
         made = ctx.table(array, Tensor(array.shape, "i32"))
@@ -76,9 +68,9 @@ def lower_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) -> bool:
         keys=ctx.extent(v.shape[-2]),
         depth=depth,
         width=width,
-        q=reader(q),
-        k=reader(k),
-        v=reader(v),
+        q=reader(ctx, q, batch),
+        k=reader(ctx, k, batch),
+        v=reader(ctx, v, batch),
         keys_outermost=keys_outermost(right, {n.output: n for n in parts.before}),
         score=lambda index, value: ctx.element_of(product, index, value)(scores),
         out=out,
@@ -107,17 +99,23 @@ def keys_seen(group: Group, scores: Value, shape: tuple[Extent, ...]) -> npt.NDA
     return np.where(open_.any(1), keys - np.argmax(open_[:, ::-1], 1), keys).astype(np.int32)
 
 
+def reader(ctx: Context, x: Lazy, batch: Sequence[Extent]) -> Callable[[Index], Expr]:
+    """The element of a matrix of x at an index (*batch, row, column); leading dimensions of x broadcast to `batch`."""
+
+    def read(index: Index) -> Expr:
+        own = project(index[:-2], x.shape[:-2], tuple(batch)) if x.rank > 2 else ()
+        return ctx.scoped(lambda: ctx.read(x, (*own, *index[-2:])))
+
+    return read
+
+
 def tensor_type(value: Value) -> Tensor:
     assert isinstance(value.type, Tensor)
     return value.type
 
 
-def _never(sink: Sink) -> None:
-    raise AssertionError("scores are read in the loops of attention only")
-
-
-def _parts(group: Group) -> _Parts | None:
-    """The roles of a group's nodes, if they are those of attention."""
+def parts_of(group: Group) -> Parts | None:
+    """The roles of a group's nodes, if they are those of attention, whatever the type of its elements."""
     nodes = group.nodes
     names = [n.op.name for n in nodes]
     if names.count("nn.softmax") != 1 or names.count("nn.matmul") != 2 or len(group.outputs) != 1:
@@ -130,7 +128,7 @@ def _parts(group: Group) -> _Parts | None:
     if normal_axis(softmax.attr("axis"), len(shape)) != len(shape) - 1 or second.inputs[0] is not softmax.output:
         return None
     after = {first.output}
-    between: list[Node] = []
+    scores: list[Node] = []
     before: list[Node] = []
     last = second
     for node in nodes:
@@ -140,23 +138,26 @@ def _parts(group: Group) -> _Parts | None:
             if not LOWERINGS[node.op.name].elementwise or tensor_type(node.output).shape != shape:
                 return None
             after.update(node.outputs)
-            between.append(node)
+            scores.append(node)
         elif second.output in node.inputs:
             last = node
         else:
             before.append(node)
     if softmax.inputs[0] not in after or group.outputs[0] is not last.output:
         return None
-    q, v = first.inputs[0], second.inputs[1]
-    if q is None or v is None or not _f32(*first.inputs, v, softmax.inputs[0], last.output):
-        return None
-    rank = min(len(tensor_type(x).shape) for x in (*first.inputs, v) if x is not None)
-    if rank < 2 or not isinstance(tensor_type(q).shape[-1], int) or not isinstance(tensor_type(v).shape[-1], int):
-        return None
     if last is not second and last.op.name != "shape.transpose":
         return None
     perm = tuple(range(len(shape))) if last is second else tuple(last.attr("perm"))
-    return _Parts(tuple(before), first, tuple(between), softmax, second, perm)
+    return Parts(tuple(before), first, tuple(scores), softmax, second, perm)
+
+
+def _has_template(parts: Parts) -> bool:
+    """Whether it is of f32, with rows whose length is known."""
+    q, v = parts.first.inputs[0], parts.second.inputs[1]
+    if q is None or v is None or not _f32(*parts.first.inputs, v, parts.softmax.inputs[0], parts.second.output):
+        return False
+    rank = min(len(tensor_type(x).shape) for x in (*parts.first.inputs, v) if x is not None)
+    return rank >= 2 and isinstance(tensor_type(q).shape[-1], int) and isinstance(tensor_type(v).shape[-1], int)
 
 
 def _f32(*values: Value | None) -> bool:

@@ -231,6 +231,8 @@ def _interleaved(
     if not full or any(i in group.known or isinstance(layouts.get(o, PLAIN), Blocked) for i, o in full):
         return None
     inside, value = full[0]
+    if _dtype(inside) != "float32":
+        return None
     ctx = Context(unit)
     ctx.node = group.nodes[0]
     logical = ctx.declare_shape(shape)
@@ -238,13 +240,13 @@ def _interleaved(
     kernel = interleave_bytes(
         logical,
         out_layout=wanted,
-        x_dtype=_dtype(inside),
+        x_dtype="float32",
         out_dtype=_dtype(group.outputs[0]),
         epilogue=epilogue,
         extras=tuple(epilogue.extras),
         unit=unit,
     )
-    if kernel is None or _dtype(inside) != "float32":
+    if kernel is None:
         return None
     return BlockedCall(
         ctx.finished(kernel.func), (value, *epilogue.operands), {**_used(epilogue), value: PLAIN}, wanted

@@ -31,6 +31,10 @@ class _Scope:
         self.known: dict[tuple[Any, ...], tuple[Index, Expr]] = {}
 
 
+def _in_a_template(sink: Sink) -> None:
+    raise AssertionError("read in the loops of a template only")
+
+
 class Context:
     """One kernel in the making. Lowerings get it as their first argument."""
 
@@ -225,8 +229,8 @@ class Context:
 
         source.run(sink)
 
-    def derived(self, type: Tensor, run: Callable[[Sink], None]) -> Lazy:
-        """A tensor computed by loops of its own."""
+    def derived(self, type: Tensor, run: Callable[[Sink], None] = _in_a_template) -> Lazy:
+        """A tensor computed by loops of its own, which `run` emits: none if they are a template's (`element_of`)."""
         source = Source(run)
 
         def read(index: Index) -> Expr:

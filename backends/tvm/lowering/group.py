@@ -51,7 +51,7 @@ def merged_types(group: Group) -> dict[Value, Tensor]:
     Neighbouring axes become one where every value has both in full or neither, so that `[1, 64, 7, 7] + [64, 1, 1]` is
     one loop over 64 and one over 49. Symbolic axes stay alone: they are what threads share.
     """
-    values = {v for n in group.nodes for v in (*n.inputs, *n.outputs) if v is not None}
+    values = dict.fromkeys(v for n in group.nodes for v in (*n.inputs, *n.outputs) if v is not None)  # in their order
     types = {v: v.type for v in values if isinstance(v.type, Tensor)}
     shapes = {t.shape for v in group.outputs if isinstance(t := v.type, Tensor)}
     if len(types) != len(values) or len(shapes) != 1:

@@ -6,23 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ....ir.graph import Node, Value
 from ....ir.softmax import IntegerSoftmax, integer_softmax
-from ....ir.types import Int, Tensor
+from ....ir.types import Tensor
 from ..kernels.lowbit.attention import ByteAttention, emit_byte_attention
-from ..kernels.lowbit.fixed import Rescale, clamp_cast
+from ..kernels.lowbit.fixed import Rescale
 from ..kernels.lowbit.lookup import Lookup
 from ..kernels.lowbit.product import Side
-from .attention import keys_outermost, tensor_type
+from .attention import keys_outermost, reader, tensor_type
 from .context import Context
-from .elements import compute_dtype, storage_dtype
+from .elements import compute_dtype
 from .expr import Expr, Index, cast, clamp
 from .group import Group
 from .nodes import run_nodes
-from .quantized import bounds
-from .tensor import Lazy, Sink, project
+from .quantized_epilogue import clamp_to, dtype_of_value, is_bytes, rescaled
+from .tensor import Lazy
 
 __all__ = ["lower_integer_attention"]
 
@@ -61,13 +59,6 @@ def lower_integer_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) 
     out = ctx.target(result.node)
     lookup = Lookup.of(softmax.exponentials, ctx.unit)
 
-    def reader(x: Lazy) -> Callable[[Index], Expr]:
-        def read(index: Index) -> Expr:
-            own = project(index[:-2], x.shape[:-2], tuple(batch)) if x.rank > 2 else ()
-            return ctx.scoped(lambda: ctx.read(x, (*own, *index[-2:])))
-
-        return read
-
     operands = ByteAttention(
         batch=ctx.extents(batch),
         queries=ctx.extent(queries),
@@ -78,9 +69,9 @@ def lower_integer_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) 
         k=_side(right, first.attr("b_zero")),
         weights=_side(weights, second.attr("a_zero")),
         v=_side(values, second.attr("b_zero")),
-        read_q=reader(q),
-        read_k=reader(k),
-        read_v=reader(v),
+        read_q=reader(ctx, q, batch),
+        read_k=reader(ctx, k, batch),
+        read_v=reader(ctx, v, batch),
         k_depth_innermost=not keys_outermost(right, {n.output: n for n in parts.before}),
         score_scale=score_scale,
         score_dtype=compute_dtype(tensor_type(softmax.scores).elem),
@@ -102,40 +93,19 @@ def lower_integer_attention(ctx: Context, group: Group, env: dict[Value, Lazy]) 
 
 
 def _side(value: Value, zero: int) -> Side:
-    return Side(storage_dtype(tensor_type(value).elem), zero)
+    return Side(dtype_of_value(value), zero)
 
 
 def _elements(
     ctx: Context, group: Group, env: dict[Value, Lazy], source: Value, nodes: Sequence[Node], result: Value
 ) -> tuple[Rescale | None, Callable[[Index, Expr], Expr]]:
     """`result` at an index, from `source` there; and the factor that source is to be rescaled by before, if any."""
-    scale, rest = _scale(group, source, nodes), tuple(nodes)
-    finish: Callable[[Expr], Expr] = lambda value: value  # noqa: E731
-    if scale is not None:
-        node, *others = nodes
-        source, rest = node.output, tuple(others)
-        dtype, low, high = bounds(node)
-        finish = lambda value: clamp_cast(value, 0, low, high, dtype)  # noqa: E731
-    base = ctx.derived(tensor_type(source), _never)
+    scale, source, rest = rescaled(group, source, nodes)
+    finish: Callable[[Expr], Expr] = clamp_to(source) if scale is not None else lambda value: value
+    base = ctx.derived(tensor_type(source))
     inner = {**env, source: base}
     run_nodes(ctx, rest, inner)
     return scale, lambda index, value: ctx.element_of(base, tuple(index), finish(value))(inner[result])
-
-
-def _scale(group: Group, source: Value, nodes: Sequence[Node]) -> Rescale | None:
-    """The factor of a requantize that alone reads `source`, if it is one number that registers are rescaled by."""
-    if not nodes or nodes[0].op.name != "quant.requantize" or nodes[0].inputs[0] is not source:
-        return None
-    if sum(source in n.inputs for n in group.nodes) > 1:
-        return None
-    factors = [group.known[v].array for v in nodes[0].inputs[1:] if v is not None and v in group.known]
-    if len(factors) < 2 or any(np.unique(f).size != 1 for f in factors):
-        return None
-    return Rescale.of(factors[0].reshape(-1)[:1], factors[1].reshape(-1)[:1], nodes[0].attr("zero"), 1)
-
-
-def _never(sink: Sink) -> None:
-    raise AssertionError("sums are read in the loops of attention only")
 
 
 def _below(ctx: Context, env: dict[Value, Lazy], softmax: IntegerSoftmax) -> Callable[[Expr, Expr], Expr]:
@@ -172,7 +142,7 @@ def _parts(group: Group) -> _Parts | None:
     if softmax is None:
         return None
     first, second = products
-    if not all(_is_bytes(v) for v in (*first.inputs, *second.inputs)):
+    if not all(is_bytes(v) for v in (*first.inputs, *second.inputs)):
         return None
     before: list[Node] = []
     chains: tuple[list[Node], ...] = ([], [], [])  # of scores, weights and results
@@ -196,8 +166,3 @@ def _parts(group: Group) -> _Parts | None:
     if reached.get(softmax.scores) != 0 or reached.get(second.inputs[0]) != 1:  # type: ignore[arg-type]
         return None
     return _Parts(tuple(before), first, tuple(scores), softmax, tuple(weights), second, tuple(results), perm)
-
-
-def _is_bytes(value: Value | None) -> bool:
-    type = None if value is None else value.type
-    return isinstance(type, Tensor) and isinstance(type.elem, Int) and type.elem.bits == 8

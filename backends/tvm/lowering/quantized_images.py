@@ -80,7 +80,9 @@ def _windowed(
     ctx = Context(unit)
     ctx.node = anchor
     x_shape = ctx.declare_shape(shape_of(source))
-    rescale, first, after = rescaled(group) if kind == "conv" else (None, anchor.output, group.nodes[1:])
+    rescale, first, after = None, anchor.output, group.nodes[1:]
+    if kind == "conv":
+        rescale, first, after = rescaled(group, first, after, 1)
     epilogue = Epilogue(ctx, group, first, after, None, _own(group, layouts, shape))
     a = anchor.attr
     options: dict[str, Any] = {
@@ -101,18 +103,14 @@ def _windowed(
             kernel = max_pool_blocked(x_shape, a("kernel"), ceil_mode=a("ceil"), **options)
         else:
             kernel = sum_pool_bytes(x_shape, a("kernel"), ceil_mode=a("ceil"), zero_point=zero, **options)
-        return None if kernel is None else finished(ctx, kernel, epilogue, {value: expected}, (), wanted)
+        return finished(ctx, kernel, epilogue, {value: expected}, wanted)
     weight, bias = constant_of(group, anchor, 1), constant_of(group, anchor, 2)
     if weight is None or weight.dtype != "int8":
         return None
     template = depthwise_int8 if depthwise else conv_int8
     call = conv_call(x_shape, weight.shape, groups=a("g"), **options)
     kernel = None if call is None else template(call, zero_point=zero, bias=bias, rescale=rescale)
-    if kernel is None:
-        return None
-    pack = kernel.packers[1]
-    assert pack is not None
-    return finished(ctx, kernel, epilogue, {value: expected}, (pack(weight),), wanted)
+    return finished(ctx, kernel, epilogue, {value: expected}, wanted, weight)
 
 
 def _each(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wanted: Layout) -> BlockedCall | None:
@@ -140,7 +138,7 @@ def _each(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wante
         kernel = interleave_bytes(logical, x_dtype=dtype_of_value(inside), **options)
     if kernel is None:
         kernel = concat_blocked([logical], x_layouts=[own], x_dtypes=[dtype_of_value(inside)], **options)
-    return None if kernel is None else finished(ctx, kernel, epilogue, {value: own}, (), wanted)
+    return finished(ctx, kernel, epilogue, {value: own}, wanted)
 
 
 def _concat(group: Group, unit: VectorUnit, layouts: Mapping[Value, Layout], wanted: Layout) -> BlockedCall | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ....ir.graph import Value
-from ....ir.types import Int, Tensor
 from ..kernels import VectorUnit
 from ..kernels.layout import PLAIN
 from ..kernels.lowbit.batched import batched_int8
@@ -15,7 +13,7 @@ from .context import Context
 from .epilogue import Epilogue
 from .group import Group
 from .layouts import shape_of
-from .quantized_epilogue import clamped, constant_of, dtype_of_value, finished, follows, rescaled
+from .quantized_epilogue import clamped, constant_of, dtype_of_value, finished, follows, is_bytes, rescaled
 
 __all__ = ["matmul", "sign_matmul", "table"]
 
@@ -31,13 +29,12 @@ def matmul(group: Group, unit: VectorUnit) -> BlockedCall | None:
         return None
     if len(anchor.inputs) > 2 and bias is None:
         return None
-    elem = source.type.elem  # type: ignore[union-attr]
-    if not isinstance(elem, Int) or elem.bits != 8 or not follows(group.nodes[1:], shape) or anchor.attr("b_zero"):
+    if not is_bytes(source) or not follows(group.nodes[1:], shape) or anchor.attr("b_zero"):
         return None
     ctx = Context(unit)
     ctx.node = anchor
     x_shape = ctx.declare_shape(shape_of(source))
-    rescale, first, after = rescaled(group)
+    rescale, first, after = rescaled(group, anchor.output, group.nodes[1:], len(shape) - 1)
     epilogue = Epilogue(ctx, group, first, after)
     kernel = matmul_int8(
         x_shape,
@@ -51,28 +48,25 @@ def matmul(group: Group, unit: VectorUnit) -> BlockedCall | None:
         extras=tuple(epilogue.extras),
         unit=unit,
     )
-    if kernel is None:
-        return None
-    pack = kernel.packers[1]
-    assert pack is not None
-    return finished(ctx, kernel, epilogue, {dict(group.operands)[source]: PLAIN}, (pack(weight),), PLAIN)
+    return finished(ctx, kernel, epilogue, {dict(group.operands)[source]: PLAIN}, PLAIN, weight)
 
 
 def _batched(group: Group, unit: VectorUnit) -> BlockedCall | None:
     """Two activations."""
     anchor = group.nodes[0]
+    outside = dict(group.operands)
     left, right = anchor.inputs[:2]
-    if left is None or right is None or left is right or len(anchor.inputs) > 2:
+    if left is None or right is None or len(anchor.inputs) > 2 or not {left, right} <= set(outside):
         return None
-    if not (_is_bytes(left) and _is_bytes(right)) or not follows(group.nodes[1:], shape_of(anchor.output)):
+    if outside[left] is outside[right]:
+        return None
+    if not (is_bytes(left) and is_bytes(right)) or not follows(group.nodes[1:], shape_of(anchor.output)):
         return None
     ctx = Context(unit)
     ctx.node = anchor
     shapes = [ctx.declare_shape(shape_of(v)) for v in (left, right)]
     sides = [Side(dtype_of_value(v), anchor.attr(z)) for v, z in ((left, "a_zero"), (right, "b_zero"))]
-    rescale, first, after = rescaled(group)
-    if rescale is not None and not rescale.is_uniform:
-        rescale, first, after = None, anchor.output, group.nodes[1:]
+    rescale, first, after = rescaled(group, anchor.output, group.nodes[1:])
     epilogue = Epilogue(ctx, group, first, after)
     kernel = batched_int8(
         shapes[0],
@@ -85,15 +79,7 @@ def _batched(group: Group, unit: VectorUnit) -> BlockedCall | None:
         extras=tuple(epilogue.extras),
         unit=unit,
     )
-    outside = dict(group.operands)
-    if kernel is None or not {left, right} <= set(outside) or outside[left] is outside[right]:
-        return None
-    return finished(ctx, kernel, epilogue, {outside[left]: PLAIN, outside[right]: PLAIN}, (), PLAIN)
-
-
-def _is_bytes(value: Value) -> bool:
-    elem = value.type.elem if isinstance(value.type, Tensor) else None
-    return isinstance(elem, Int) and elem.bits == 8
+    return finished(ctx, kernel, epilogue, {outside[left]: PLAIN, outside[right]: PLAIN}, PLAIN)
 
 
 def sign_matmul(group: Group, unit: VectorUnit) -> BlockedCall | None:
@@ -115,11 +101,7 @@ def sign_matmul(group: Group, unit: VectorUnit) -> BlockedCall | None:
         extras=tuple(epilogue.extras),
         unit=unit,
     )
-    if kernel is None:
-        return None
-    pack = kernel.packers[1]
-    assert pack is not None
-    return finished(ctx, kernel, epilogue, {dict(group.operands)[source]: PLAIN}, (pack(weight),), PLAIN)
+    return finished(ctx, kernel, epilogue, {dict(group.operands)[source]: PLAIN}, PLAIN, weight)
 
 
 def table(group: Group, unit: VectorUnit) -> BlockedCall | None:
@@ -130,7 +112,7 @@ def table(group: Group, unit: VectorUnit) -> BlockedCall | None:
         return None
     shape = shape_of(x)
     lowest = -128 if dtype_of_value(x) == "int8" else 0
-    if not _is_bytes(x) or not all(isinstance(d, int) for d in shape) or node.attr("first") not in (None, lowest):
+    if not is_bytes(x) or not all(isinstance(d, int) for d in shape) or node.attr("first") not in (None, lowest):
         return None
     made = table_bytes(shape, values, x_dtype=dtype_of_value(x), unit=unit)
     if made is None:

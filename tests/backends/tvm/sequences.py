@@ -6,26 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from intaglio.ir import Editor, Graph, Tensor, Value, dim
+from intaglio.ir import Graph, Tensor, Value, dim
 from intaglio.ir.types import Affine, Float, Int
 from intaglio.passes.definition import Context
 from intaglio.passes.integer import integer
 
+from .growing import Choices
+
 F32 = Float("f32")
 
 
-class Sequences:
+class Sequences(Choices):
     """Grows a network between casts from random choices; pass `integer` makes integers of it."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.e = Editor()
-
-    def pick(self, *options: Any) -> Any:
-        return options[self.rng.integers(len(options))]
-
-    def chance(self, p: float) -> bool:
-        return bool(self.rng.random() < p)
 
     def graph(self) -> tuple[Graph, list[Any]]:
         """A graph in integers, and its inputs: numbers, and a mask that is added to scores."""

@@ -24,15 +24,15 @@ from intaglio.ir.types import Affine, Float, Int
 from intaglio.passes.bf16 import FOLLOW, PRODUCTS, bf16
 from intaglio.passes.definition import Context
 
+from .growing import Choices, pairs
+
 ISAS = [isa for isa in ISA_NAMES if host_runs(isa)]
 BF16, F32 = Float("bf16"), Float("f32")
 
 
 def check(graph: Graph, inputs: list[Any], isa: str = "native", exact: bool = False) -> None:
     """A sum in another order may round to the neighbour, and a later layer carries that on."""
-    compiled = compile_model(Module("m", {"main": graph}), "cpu", isa=isa, threads=1, exact=exact)
-    for got, want in zip(compiled.program.run(inputs), evaluate(graph, inputs, check=True), strict=True):
-        assert got.dtype == want.dtype
+    for got, want in pairs(graph, inputs, isa, exact):
         got, want = got.astype(np.float32), want.astype(np.float32)
         scale = np.abs(want).max(initial=1e-3)
         assert np.abs(got - want).max(initial=0) <= 2**-6 * scale
@@ -43,15 +43,8 @@ def drawn(rng: Any, *shape: int) -> Any:
     return rng.standard_normal(shape).astype(ml_dtypes.bfloat16)
 
 
-class Grower:
+class Grower(Choices):
     """Grows a network of bf16 on an image from random choices."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.e = Editor()
-
-    def pick(self, *options: Any) -> Any:
-        return options[self.rng.integers(len(options))]
 
     def graph(self) -> tuple[Graph, Any]:
         batch, channels = self.pick(1, 2), self.pick(1, 3, 8, 16, 20, 32)

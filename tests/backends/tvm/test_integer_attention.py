@@ -21,12 +21,11 @@ from intaglio.backends.tvm.kernels.lowbit.product import Side
 from intaglio.backends.tvm.kernels.lowbit.tables import table_bytes
 from intaglio.backends.tvm.lowering import kernel
 from intaglio.backends.tvm.lowering.quantized_attention import lower_integer_attention
-from intaglio.compiler.api import compile as compile_model
-from intaglio.ir import Editor, Graph, Module, Tensor, evaluate
-from intaglio.ir.dims import symbols
+from intaglio.ir import Editor, Graph, Tensor
 from intaglio.ir.types import Int
 from intaglio.passes.fuse import fuse
 
+from .growing import check
 from .sequences import Sequences
 from .test_lowbit import drawn_bytes, run
 
@@ -100,16 +99,6 @@ def attention(seed: int, **fixed: Any) -> tuple[Graph, list[Any]]:
     grower = Sequences(seed)
     grower.pick, original = (lambda *o: grower.attention if callable(o[0]) else original(*o)), grower.pick  # type: ignore[method-assign]
     return grower.graph()
-
-
-def check(graph: Graph, inputs: list[Any], isa: str) -> None:
-    module = Module("m", {"main": graph}, {name: (1, None) for name in symbols(graph.inputs[0].type.shape)})  # type: ignore[union-attr]
-    compiled = compile_model(module, "cpu", isa=isa, threads=1)
-    with np.errstate(all="ignore"):
-        want = evaluate(graph, inputs, check=True)
-    for got, expected in zip(compiled.program.run(inputs), want, strict=True):
-        assert got.dtype == expected.dtype
-        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)

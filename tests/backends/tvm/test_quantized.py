@@ -12,42 +12,21 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm")
 
 from intaglio.backends.tvm.isa import ISA_NAMES, host_runs
-from intaglio.compiler.api import compile as compile_model
-from intaglio.ir import Editor, Graph, Module, Tensor, Value, dim, evaluate
-from intaglio.ir.dims import symbols
+from intaglio.ir import Editor, Graph, Tensor, Value, dim
 from intaglio.ir.ops.quant_integer import fixed_point
 from intaglio.ir.types import Affine, Float, Int
 
+from .growing import Choices, check
 from .sequences import Sequences
 
 ISAS = [isa for isa in ISA_NAMES if host_runs(isa)]
 
 
-def check(graph: Graph, inputs: list[Any], isa: str = "native", exact: bool = False) -> None:
-    module = Module("m", {"main": graph}, {name: (1, None) for name in symbols(graph.inputs[0].type.shape)})  # type: ignore[union-attr]
-    compiled = compile_model(module, "cpu", isa=isa, threads=1, exact=exact)
-    with np.errstate(all="ignore"):
-        want = evaluate(graph, inputs, check=True)
-    for got, expected in zip(compiled.program.run(inputs), want, strict=True):
-        assert got.dtype == expected.dtype
-        np.testing.assert_array_equal(got, expected)
-
-
 # --- random graphs --------------------------------------------------------------------------------------------------
 
 
-class Grower:
+class Grower(Choices):
     """Grows an integer graph on an image from random choices."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.e = Editor()
-
-    def pick(self, *options: Any) -> Any:
-        return options[self.rng.integers(len(options))]
-
-    def chance(self, p: float) -> bool:
-        return bool(self.rng.random() < p)
 
     def graph(self) -> tuple[Graph, Any]:
         elem = self.pick("u8", "i8")
@@ -248,6 +227,17 @@ def test_ties_in_registers_and_out(isa: str) -> None:
     e.output(e.emit("quant.requantize", y, e.constant(multiplier[0]), e.constant(shift[0] + 2), to=Int("u8")))
     data = np.random.default_rng(0).integers(-128, 128, (40, 4)).astype(np.int8)
     check(e.freeze(), [data], isa)
+
+
+def test_sums_that_are_read_twice() -> None:
+    """Sums are rescaled in registers only where nothing else needs them."""
+    e = Editor()
+    x = e.input("x", Tensor((40, 16), "u8"))
+    w = e.constant(np.random.default_rng(0).integers(-128, 128, (16, 32)).astype(np.int8))
+    y = e.emit("quant.matmul", x, w)
+    scaled = e.emit("quant.requantize", y, *map(e.constant, fixed_point(0.001)), to=Int("i32"))
+    e.output(e.emit("math.add", scaled, y))
+    check(e.freeze(), [np.random.default_rng(1).integers(0, 256, (40, 16)).astype(np.uint8)])
 
 
 def test_products_of_activations_and_odd_ranks() -> None:

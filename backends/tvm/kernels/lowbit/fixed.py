@@ -66,10 +66,12 @@ class Rescale:
         made = cls(wide[0], wide[1], zero)
         return made if np.abs(made._added).max(initial=0) < 1 << 30 else None
 
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all channels have one factor."""
-        return len(np.unique(self.multiplier)) == 1 and len(np.unique(self.shift)) == 1
+    @classmethod
+    def single(cls, multiplier: Array, shift: Array, zero: int) -> Rescale | None:
+        """One factor for all sums; None where there are several, too."""
+        if any(np.unique(a).size != 1 for a in (multiplier, shift)):
+            return None
+        return cls.of(multiplier.reshape(-1)[:1], shift.reshape(-1)[:1], zero, 1)
 
     @property
     def _added(self) -> Array:
@@ -85,7 +87,7 @@ class Rescale:
         return table.view(np.int8).reshape(-1)
 
     def uniform(self, emit: Emitter, acc: Expr, lanes: int) -> Expr:
-        """A vector of sums, all rescaled by the first channel's factor."""
+        """A vector of sums, rescaled by the one factor there is (`single`)."""
         numbers = [int(v[0]) for v in (self.multiplier, self._added, self.shift - 32)]
         multiplier, added, rest = (emit.splat_of(n, "int32", lanes) for n in numbers)
         return rescale_vector(emit, acc, multiplier, added, rest, lanes)
